@@ -1,0 +1,123 @@
+//! Parameters: read by name, each fault naming its field.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{Context, Fault};
+use crate::flow::AccountState;
+use crate::money::Money;
+
+/// The parameters of one request. What is not asked for is an error, so that a misspelt name is not ignored.
+#[derive(Debug)]
+pub(super) struct Params(Map<String, Value>);
+
+impl Params {
+    pub fn new(value: Value) -> Result<Params, Fault> {
+        match value {
+            Value::Object(map) => Ok(Params(map)),
+            Value::Null => Ok(Params(Map::new())),
+            _ => Err(Fault::validation(
+                "params",
+                "params must be an object with named members",
+            )),
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|v| !v.is_null())
+    }
+
+    /// A text, if given.
+    pub fn text(&mut self, name: &str) -> Result<Option<String>, Fault> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s)),
+            Some(Value::Number(n)) => Ok(Some(n.to_string())),
+            Some(_) => Err(Fault::validation(name, format!("{name} must be a string"))),
+        }
+    }
+
+    /// A text that must be there and not empty.
+    pub fn need(&mut self, name: &str) -> Result<String, Fault> {
+        self.text(name)?
+            .filter(|s| !s.trim().is_empty())
+            .ok_or_else(|| Fault::validation(name, format!("{name} is required")))
+    }
+
+    /// A whole number within bounds, if given. Numbers in strings are taken too.
+    pub fn number(&mut self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Fault> {
+        let wrong = || {
+            Fault::validation(
+                name,
+                format!("{name} must be a whole number from {min} to {max}"),
+            )
+        };
+        let value = match self.take(name) {
+            None => return Ok(None),
+            Some(Value::Number(n)) => n.as_u64(),
+            Some(Value::String(s)) => s.parse().ok(),
+            Some(_) => None,
+        };
+        value
+            .filter(|v| (min..=max).contains(v))
+            .map(Some)
+            .ok_or_else(wrong)
+    }
+
+    /// An amount as a decimal string.
+    pub fn money(&mut self, name: &str) -> Result<Option<Money>, Fault> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        Money::parse(&text).map(Some).map_err(|e| {
+            Fault::new(
+                "E_AMOUNT",
+                format!("{name}: {e}; write it as a string such as \"250.00\""),
+            )
+            .field(name)
+        })
+    }
+
+    /// A list of texts, if given; one text with commas is taken too.
+    pub fn list(&mut self, name: &str) -> Result<Option<Vec<String>>, Fault> {
+        let wrong = || Fault::validation(name, format!("{name} must be a list of strings"));
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(
+                s.split(',')
+                    .map(str::trim)
+                    .filter(|s| !s.is_empty())
+                    .map(str::to_string)
+                    .collect(),
+            )),
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .map(|v| v.as_str().map(str::to_string).ok_or_else(wrong))
+                .collect::<Result<_, _>>()
+                .map(Some),
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    /// The account named by `account`: its name, or its system_id.
+    pub fn account(&mut self, context: &Context) -> Result<Arc<AccountState>, Fault> {
+        let name = self.need("account")?;
+        let accounts = context.gateway.accounts();
+        accounts
+            .by_name(&name)
+            .or_else(|| accounts.by_system_id(name.as_bytes()))
+            .cloned()
+            .ok_or_else(|| Fault::not_found("account"))
+    }
+
+    /// Nothing may be left. `idem` may stand on any write: changes here are idempotent by their own keys.
+    pub fn done(mut self) -> Result<(), Fault> {
+        self.0.remove("idem");
+        self.0.remove("reason");
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(Fault::validation(name, format!("unknown parameter {name}"))),
+        }
+    }
+}

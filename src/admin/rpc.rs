@@ -1,0 +1,241 @@
+//! Methods, who may call them, and the errors they answer.
+
+use serde_json::{Value, json};
+
+use super::{Context, account, link, message, wallet};
+
+/// A method of the admin socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Method {
+    /// `noun.verb`.
+    pub name: &'static str,
+    /// Roles that may call it; the break-glass role may call all.
+    pub roles: &'static [&'static str],
+    /// What it does, in a sentence.
+    pub doc: &'static str,
+}
+
+const READ: &[&str] = &[
+    "operator", "noc", "finance", "support", "dpo", "trust", "auditor",
+];
+const OPERATOR: &[&str] = &["operator"];
+const LINKS: &[&str] = &["operator", "noc"];
+const MONEY: &[&str] = &["operator", "finance", "support", "auditor"];
+
+/// Every method, with the roles of the permission matrix. Default deny: a role that is not listed may not.
+pub const METHODS: &[Method] = &[
+    Method {
+        name: "account.create",
+        roles: OPERATOR,
+        doc: "Creates a customer account; answers its secret once",
+    },
+    Method {
+        name: "account.list",
+        roles: READ,
+        doc: "Lists accounts",
+    },
+    Method {
+        name: "account.show",
+        roles: READ,
+        doc: "Shows an account",
+    },
+    Method {
+        name: "account.update",
+        roles: OPERATOR,
+        doc: "Changes an account",
+    },
+    Method {
+        name: "account.suspend",
+        roles: &["operator", "finance", "dpo", "trust"],
+        doc: "Ends its sessions and refuses binds and submits",
+    },
+    Method {
+        name: "account.resume",
+        roles: &["operator", "finance", "dpo", "trust"],
+        doc: "Undoes account.suspend",
+    },
+    Method {
+        name: "account.close",
+        roles: OPERATOR,
+        doc: "Closes an account for good",
+    },
+    Method {
+        name: "wallet.topup",
+        roles: &["finance"],
+        doc: "Books a payment, once per provider and receipt",
+    },
+    Method {
+        name: "wallet.show",
+        roles: MONEY,
+        doc: "Balance, holds, credit limit, available",
+    },
+    Method {
+        name: "wallet.statement",
+        roles: MONEY,
+        doc: "The newest ledger lines of an account",
+    },
+    Method {
+        name: "wallet.limit",
+        roles: &["finance"],
+        doc: "Sets the credit limit",
+    },
+    Method {
+        name: "wallet.check",
+        roles: MONEY,
+        doc: "Adds the whole ledger up and compares it with the messages",
+    },
+    Method {
+        name: "message.show",
+        roles: READ,
+        doc: "State and history of a message",
+    },
+    Method {
+        name: "session.list",
+        roles: READ,
+        doc: "Bound customer sessions",
+    },
+    Method {
+        name: "session.kick",
+        roles: LINKS,
+        doc: "Ends sessions of an account, or one session",
+    },
+    Method {
+        name: "upstream.list",
+        roles: READ,
+        doc: "Upstreams and the state of each bind",
+    },
+    Method {
+        name: "upstream.enable",
+        roles: LINKS,
+        doc: "Switches an upstream on",
+    },
+    Method {
+        name: "upstream.disable",
+        roles: LINKS,
+        doc: "Switches an upstream off: it unbinds, its messages wait or take another route",
+    },
+    Method {
+        name: "upstream.reconnect",
+        roles: LINKS,
+        doc: "Makes an upstream's binds start over",
+    },
+    Method {
+        name: "queue.show",
+        roles: READ,
+        doc: "What waits, per upstream and per customer outbox",
+    },
+    Method {
+        name: "stats.show",
+        roles: READ,
+        doc: "Counters since the start",
+    },
+    Method {
+        name: "server.drain",
+        roles: OPERATOR,
+        doc: "Stops taking submits and ends in good order",
+    },
+];
+
+/// What a request answers instead of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    code: &'static str,
+    message: String,
+    field: Option<String>,
+}
+
+impl Fault {
+    /// An error with a stable code.
+    #[must_use]
+    pub fn new(code: &'static str, message: impl Into<String>) -> Fault {
+        Fault {
+            code,
+            message: message.into(),
+            field: None,
+        }
+    }
+
+    /// Names the faulty parameter.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Fault {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// No such thing.
+    #[must_use]
+    pub fn not_found(what: &str) -> Fault {
+        Fault::new("E_NOT_FOUND", format!("no such {what}")).field(what)
+    }
+
+    /// A parameter is wrong.
+    #[must_use]
+    pub fn validation(field: &str, what: impl Into<String>) -> Fault {
+        Fault::new("E_ARG", what).field(field)
+    }
+
+    /// Not now.
+    #[must_use]
+    pub fn unavailable(what: &str) -> Fault {
+        Fault::new("E_UNAVAILABLE", what)
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The JSON-RPC error object. Codes -32600.. are JSON-RPC's own; everything else is -32000 with the stable code in `data`.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let number = match self.code {
+            "E_PARSE" => -32700,
+            "E_VERSION" | "E_TOO_LARGE" => -32600,
+            "E_UNKNOWN_CMD" => -32601,
+            "E_ARG" => -32602,
+            _ => -32000,
+        };
+        let mut data = json!({ "code": self.code });
+        if let (Some(field), Some(data)) = (&self.field, data.as_object_mut()) {
+            data.insert("field".into(), json!(field));
+        }
+        json!({ "code": number, "message": self.message, "data": data })
+    }
+}
+
+/// Runs a method. Whoever calls this has checked the caller's roles.
+pub(super) async fn dispatch(
+    context: &Context,
+    method: &str,
+    params: Value,
+) -> Result<Value, Fault> {
+    match method {
+        "account.create" => account::create(context, params).await,
+        "account.list" => account::list(context, params),
+        "account.show" => account::show(context, params),
+        "account.update" => account::update(context, params).await,
+        "account.suspend" => account::suspend(context, params).await,
+        "account.resume" => account::resume(context, params).await,
+        "account.close" => account::close(context, params).await,
+        "wallet.topup" => wallet::topup(context, params).await,
+        "wallet.show" => wallet::show(context, params),
+        "wallet.statement" => wallet::statement(context, params).await,
+        "wallet.limit" => wallet::limit(context, params).await,
+        "wallet.check" => wallet::check(context, params).await,
+        "message.show" => message::show(context, params).await,
+        "session.list" => link::sessions(context, params),
+        "session.kick" => link::kick(context, params),
+        "upstream.list" => link::upstreams(context, params),
+        "upstream.enable" => link::enable(context, params, true),
+        "upstream.disable" => link::enable(context, params, false),
+        "upstream.reconnect" => link::reconnect(context, params),
+        "queue.show" => link::queue(context, params),
+        "stats.show" => link::stats(context, params),
+        "server.drain" => link::drain(context, params),
+        _ => Err(Fault::new(
+            "E_UNKNOWN_CMD",
+            format!("no method {method:?}; `smsconnect ctl --help` lists them"),
+        )),
+    }
+}

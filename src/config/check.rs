@@ -1,0 +1,261 @@
+//! Relations between keys, and what this release does not offer yet: refused, never ignored.
+
+use std::collections::HashSet;
+
+use super::Config;
+use super::reader::{Faults, Places, join};
+
+struct Check<'a> {
+    places: &'a Places,
+    faults: &'a mut Faults,
+}
+
+impl Check<'_> {
+    /// A fault at a key, or at its table where the key was not written.
+    fn fault(&mut self, path: &str, what: impl AsRef<str>) {
+        let parent = path.rsplit_once('.').map_or("", |(p, _)| p);
+        let line = self
+            .places
+            .get(path)
+            .or_else(|| self.places.get(parent))
+            .copied()
+            .unwrap_or(0);
+        self.faults
+            .push((line, format!("{path}: {}", what.as_ref())));
+    }
+
+    fn names<'n>(&mut self, table: &str, names: impl Iterator<Item = &'n str>) {
+        let mut seen = HashSet::new();
+        for (i, name) in names.enumerate() {
+            let path = format!("{table}[{i}].name");
+            if name.is_empty() {
+                self.fault(&path, "is missing; give each a name");
+            } else if !seen.insert(name) {
+                self.fault(&path, format!("{name:?} is used twice"));
+            }
+        }
+    }
+}
+
+fn digits(text: &str) -> bool {
+    text.bytes().all(|c| c.is_ascii_digit())
+}
+
+pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
+    let mut k = Check { places, faults };
+    customer(c, &mut k);
+    if !digits(&c.numbering.country_code) || c.numbering.country_code.len() > 3 {
+        k.fault(
+            "numbering.country_code",
+            "must be up to three digits, such as \"254\"",
+        );
+    }
+    if c.privacy.require_dpa {
+        k.fault(
+            "privacy.require_dpa",
+            "data-processing agreements are not offered yet; leave it false",
+        );
+    }
+    if c.store.path.is_dir() {
+        k.fault("store.path", "is a folder; name a file");
+    }
+    admin(c, &mut k);
+    upstreams(c, &mut k);
+    routes(c, &mut k);
+    tariffs(c, &mut k);
+    for (i, inbound) in c.inbound.iter().enumerate() {
+        for (key, value) in [("address", &inbound.address), ("account", &inbound.account)] {
+            if value.is_empty() {
+                k.fault(&join(&format!("inbound[{i}]"), key), "is missing");
+            }
+        }
+    }
+}
+
+fn customer(c: &Config, k: &mut Check<'_>) {
+    let o = &c.customer;
+    if o.listen.is_empty() {
+        k.fault("customer.listen", "must name at least one address");
+    }
+    if !o.tls_listen.is_empty() || !o.tls_cert.is_empty() || !o.tls_key.is_empty() {
+        k.fault(
+            "customer.tls_listen",
+            "TLS is not offered yet; leave tls_listen, tls_cert and tls_key out",
+        );
+    }
+    if o.system_id.len() > 15 || !o.system_id.is_ascii() {
+        k.fault("customer.system_id", "must be at most 15 ASCII characters");
+    }
+    if o.idle_timeout_ms > 0 && o.enquire_link_ms >= o.idle_timeout_ms {
+        k.fault(
+            "customer.enquire_link_ms",
+            "must be less than idle_timeout_ms, or every quiet session is closed",
+        );
+    }
+    if o.deliver_retry_min_ms > o.deliver_retry_max_ms {
+        k.fault(
+            "customer.deliver_retry_min_ms",
+            "must not be more than deliver_retry_max_ms",
+        );
+    }
+    if o.validity_default_s > o.validity_max_s {
+        k.fault(
+            "customer.validity_default_s",
+            "must not be more than validity_max_s",
+        );
+    }
+}
+
+/// Roles of the permission matrix.
+const ROLES: [&str; 8] = [
+    "operator",
+    "noc",
+    "finance",
+    "support",
+    "dpo",
+    "trust",
+    "auditor",
+    "breakglass",
+];
+
+fn admin(c: &Config, k: &mut Check<'_>) {
+    k.names(
+        "admin.principal",
+        c.admin.principal.iter().map(|p| p.name.as_str()),
+    );
+    for (i, p) in c.admin.principal.iter().enumerate() {
+        let path = format!("admin.principal[{i}]");
+        let ways = [
+            p.uid.is_some(),
+            p.gid.is_some(),
+            p.user.is_some(),
+            p.group.is_some(),
+        ];
+        if ways.into_iter().filter(|w| *w).count() != 1 {
+            k.fault(
+                &join(&path, "user"),
+                "give exactly one of uid, gid, user and group",
+            );
+        }
+        for role in p.roles.iter().filter(|r| !ROLES.contains(&r.as_str())) {
+            k.fault(
+                &join(&path, "roles"),
+                format!("{role:?} is no role; roles are {}", ROLES.join(", ")),
+            );
+        }
+        if p.orgs.iter().any(|o| o != "*") {
+            k.fault(
+                &join(&path, "orgs"),
+                "principals of single organisations are not offered yet; write [\"*\"]",
+            );
+        }
+    }
+    for item in c
+        .admin
+        .approvals
+        .iter()
+        .filter(|(_, on)| **on)
+        .map(|(item, _)| item)
+    {
+        k.fault(
+            &format!("admin.approvals.{item}"),
+            "approvals are not offered yet; leave it false",
+        );
+    }
+}
+
+fn upstreams(c: &Config, k: &mut Check<'_>) {
+    k.names("upstream", c.upstream.iter().map(|u| u.name.as_str()));
+    for (i, u) in c.upstream.iter().enumerate() {
+        let path = |key: &str| format!("upstream[{i}].{key}");
+        if u.address.is_empty() {
+            k.fault(&path("address"), "is missing; write it as \"host:port\"");
+        }
+        for address in &u.address {
+            let port = address
+                .rsplit_once(':')
+                .and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
+            if port.is_none_or(|p| p == 0) {
+                k.fault(&path("address"), format!("{address:?} is no \"host:port\""));
+            }
+        }
+        if u.system_id.len() > 15 {
+            k.fault(&path("system_id"), "must be at most 15 characters");
+        }
+        match (&u.password, &u.password_file) {
+            (Some(_), Some(_)) => k.fault(
+                &path("password"),
+                "give password or password_file, not both",
+            ),
+            (None, Some(_)) => {
+                if let Err(e) = u.secret() {
+                    k.fault(&path("password_file"), e);
+                }
+            }
+            _ => {}
+        }
+        if u.secret().is_ok_and(|s| s.len() > 64) {
+            k.fault(&path("password"), "must be at most 64 characters");
+        }
+        if u.reconnect_min_ms > u.reconnect_max_ms {
+            k.fault(
+                &path("reconnect_min_ms"),
+                "must not be more than reconnect_max_ms",
+            );
+        }
+        if u.retry_min_ms > u.retry_max_ms {
+            k.fault(&path("retry_min_ms"), "must not be more than retry_max_ms");
+        }
+        if u.tls {
+            k.fault(&path("tls"), "TLS is not offered yet; nothing falls back to plain text silently, so leave it false");
+        }
+    }
+}
+
+fn routes(c: &Config, k: &mut Check<'_>) {
+    k.names("route", c.route.iter().map(|r| r.name.as_str()));
+    for (i, r) in c.route.iter().enumerate() {
+        let path = |key: &str| format!("route[{i}].{key}");
+        if r.to.is_empty() {
+            k.fault(&path("to"), "must name at least one upstream");
+        }
+        for to in
+            r.to.iter()
+                .filter(|to| !c.upstream.iter().any(|u| u.name == **to))
+        {
+            k.fault(
+                &path("to"),
+                format!("there is no [[upstream]] named {to:?}"),
+            );
+        }
+        if !r.prefix.iter().all(|p| digits(p)) {
+            k.fault(&path("prefix"), "prefixes have digits only, without +");
+        }
+    }
+}
+
+fn tariffs(c: &Config, k: &mut Check<'_>) {
+    k.names("tariff", c.tariff.iter().map(|t| t.name.as_str()));
+    for (i, t) in c.tariff.iter().enumerate() {
+        if t.currency.len() != 3 || !t.currency.bytes().all(|b| b.is_ascii_uppercase()) {
+            k.fault(
+                &format!("tariff[{i}].currency"),
+                "must be three capital letters, such as \"KES\"",
+            );
+        }
+        if t.price.is_empty() {
+            k.fault(
+                &format!("tariff[{i}].price"),
+                "has no [[tariff.price]]: every destination would be refused",
+            );
+        }
+        for (j, p) in t.price.iter().enumerate() {
+            if !digits(&p.prefix) {
+                k.fault(
+                    &format!("tariff[{i}].price[{j}].prefix"),
+                    "a prefix has digits only, without +",
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The effective configuration as TOML, secrets masked.
+
+use std::fmt::Write;
+
+use super::Config;
+
+/// Renders every key with the value in force.
+#[must_use]
+pub fn print(c: &Config) -> String {
+    let mut out = String::new();
+    let o = &c.customer;
+    let list = |items: &[String]| {
+        format!(
+            "[{}]",
+            items
+                .iter()
+                .map(|s| format!("{s:?}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    };
+    let addresses = |items: &[std::net::SocketAddr]| {
+        list(&items.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let mut put = |text: String| {
+        let _written = writeln!(out, "{text}");
+    };
+    put(format!(
+        "[customer]\nlisten = {}\ntls_listen = {}\ntls_cert = {:?}\ntls_key = {:?}\nsystem_id = {:?}\nbind_timeout_ms = {}\nenquire_link_ms = {}\nidle_timeout_ms = {}\nresponse_timeout_ms = {}\npdu_timeout_ms = {}\nwindow_max = {}\ndeliver_window = {}\ndeliver_retry_min_ms = {}\ndeliver_retry_max_ms = {}\ndeliver_attempts_max = {}\nconnections_max = {}\nvalidity_default_s = {}\nvalidity_max_s = {}\nreceipt_timeout_s = {}\nreceipt_keep_s = {}\n",
+        addresses(&o.listen),
+        addresses(&o.tls_listen),
+        o.tls_cert,
+        o.tls_key,
+        o.system_id,
+        o.bind_timeout_ms,
+        o.enquire_link_ms,
+        o.idle_timeout_ms,
+        o.response_timeout_ms,
+        o.pdu_timeout_ms,
+        o.window_max,
+        o.deliver_window,
+        o.deliver_retry_min_ms,
+        o.deliver_retry_max_ms,
+        o.deliver_attempts_max,
+        o.connections_max,
+        o.validity_default_s,
+        o.validity_max_s,
+        o.receipt_timeout_s,
+        o.receipt_keep_s
+    ));
+    put(format!(
+        "[privacy]\nrequire_dpa = {}\n\n[numbering]\ncountry_code = {:?}\n",
+        c.privacy.require_dpa, c.numbering.country_code
+    ));
+    let s = &c.store;
+    put(format!(
+        "[store]\npath = {:?}\ndurability = {:?}\nfree_min_bytes = {}\nkeep_days = {}\nsegment_messages = {}\nbatch_rows_max = {}\n",
+        s.path,
+        s.durability.word(),
+        s.free_min_bytes,
+        s.keep_days,
+        s.segment_messages,
+        s.batch_rows_max
+    ));
+    put(format!(
+        "[admin]\nsocket = {:?}\nmode = \"{:04o}\"\n",
+        c.admin.socket, c.admin.mode
+    ));
+    for p in &c.admin.principal {
+        let who = match (p.uid, p.gid, &p.user, &p.group) {
+            (Some(n), ..) => format!("uid = {n}"),
+            (_, Some(n), ..) => format!("gid = {n}"),
+            (_, _, Some(n), _) => format!("user = {n:?}"),
+            (_, _, _, Some(n)) => format!("group = {n:?}"),
+            _ => String::new(),
+        };
+        put(format!(
+            "[[admin.principal]]\nname = {:?}\n{who}\nroles = {}\norgs = {}\n",
+            p.name,
+            list(&p.roles),
+            list(&p.orgs)
+        ));
+    }
+    put("[admin.approvals]".into());
+    for (item, on) in &c.admin.approvals {
+        put(format!("{item} = {on}"));
+    }
+    let listen = c.metrics.listen.map(|a| a.to_string()).unwrap_or_default();
+    put(format!("\n[metrics]\nlisten = {listen:?}\n"));
+    let l = &c.limits;
+    put(format!(
+        "[limits]\nopen_max = {}\ningress_max = {}\noutbox_max = {}\nparked_max = {}\nparked_keep_s = {}\nbind_checks_max = {}\n",
+        l.open_max, l.ingress_max, l.outbox_max, l.parked_max, l.parked_keep_s, l.bind_checks_max
+    ));
+    put(format!(
+        "[server]\ndrain_timeout_ms = {}\nworker_threads = {}\n\n[log]\nformat = {:?}\nlevel = {:?}\n\n[status]",
+        c.server.drain_timeout_ms,
+        c.server.worker_threads,
+        c.log.format.word(),
+        c.log.level
+    ));
+    for (reason, status) in &c.status {
+        put(format!("{reason} = {status:#x}"));
+    }
+    for u in &c.upstream {
+        put(format!(
+            "\n[[upstream]]\nname = {:?}\naddress = {}\nsystem_id = {:?}\npassword = \"***\"\nbind = {:?}\nbinds = {}\nwindow = {}\ntps = {}\nid_format = {:?}\nenquire_link_ms = {}\nresponse_timeout_ms = {}\nreconnect_min_ms = {}\nreconnect_max_ms = {}\nretry_min_ms = {}\nretry_max_ms = {}\nunknown_outcome = {:?}\nunknown_resend_max = {}\ncountry = {:?}\nqueue_max = {}\nsystem_type = {:?}\naddress_range = {:?}\ninterface_version = {:#x}\nsource_ton = {}\nsource_npi = {}\ndest_ton = {}\ndest_npi = {}\ntls = {}",
+            u.name,
+            list(&u.address),
+            u.system_id,
+            u.bind.word(),
+            u.binds,
+            u.window,
+            u.tps,
+            u.id_format.word(),
+            u.enquire_link_ms,
+            u.response_timeout_ms,
+            u.reconnect_min_ms,
+            u.reconnect_max_ms,
+            u.retry_min_ms,
+            u.retry_max_ms,
+            u.unknown_outcome.word(),
+            u.unknown_resend_max,
+            u.country,
+            u.queue_max,
+            u.system_type,
+            u.address_range,
+            u.interface_version,
+            u.source_ton,
+            u.source_npi,
+            u.dest_ton,
+            u.dest_npi,
+            u.tls
+        ));
+    }
+    for r in &c.route {
+        put(format!(
+            "\n[[route]]\nname = {:?}\nprefix = {}\naccount = {}\nsender = {}\nto = {}\nstrategy = {:?}",
+            r.name,
+            list(&r.prefix),
+            list(&r.account),
+            list(&r.sender),
+            list(&r.to),
+            r.strategy.word()
+        ));
+    }
+    for t in &c.tariff {
+        put(format!(
+            "\n[[tariff]]\nname = {:?}\ncurrency = {:?}\ncharge_on = {:?}",
+            t.name,
+            t.currency,
+            t.charge_on.word()
+        ));
+        for p in &t.price {
+            put(format!(
+                "[[tariff.price]]\nprefix = {:?}\nprice = \"{}\"",
+                p.prefix, p.price
+            ));
+        }
+    }
+    for i in &c.inbound {
+        let keyword = i
+            .keyword
+            .as_ref()
+            .map_or(String::new(), |k| format!("keyword = {k:?}\n"));
+        put(format!(
+            "\n[[inbound]]\naddress = {:?}\n{keyword}account = {:?}",
+            i.address, i.account
+        ));
+    }
+    out
+}

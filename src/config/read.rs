@@ -1,0 +1,334 @@
+//! From TOML to the model.
+
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::reader::{Faults, Places, Reader};
+use super::{
+    BindMode, ChargeOn, Config, Durability, IdFormat, Inbound, LogFormat, Price, Principal, Route,
+    Secret, Strategy, Tariff, Unknown, Upstream,
+};
+use crate::money::Money;
+
+const DAY_MS: u64 = 86_400_000;
+const YEAR_S: u64 = 366 * 86_400;
+
+/// The config with its defaults for whatever is missing or wrong, the faults, and where keys stand.
+pub(super) fn read(text: &str, path: &Path) -> (Config, Faults, Places) {
+    let mut faults = Faults::new();
+    let mut places = Places::new();
+    let dir = path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let mut config = Config {
+        dir,
+        ..Config::default()
+    };
+    match DeTable::parse(text) {
+        Err(e) => {
+            let line = e.span().map_or(0, |s| {
+                text.get(..s.start)
+                    .map_or(1, |t| t.matches('\n').count() + 1)
+            });
+            faults.push((line, format!("not TOML: {}", e.message())));
+        }
+        Ok(table) => {
+            let mut r = Reader::new(text, "", 0, Some(table.get_ref()), &mut faults, &mut places);
+            root(&mut r, &mut config);
+            r.done();
+        }
+    }
+    resolve(&mut config);
+    (config, faults, places)
+}
+
+fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
+    r.table("customer", |r| customer(r, c));
+    r.table("privacy", |r| {
+        r.flag("require_dpa", &mut c.privacy.require_dpa)
+    });
+    r.table("numbering", |r| {
+        r.text("country_code", &mut c.numbering.country_code)
+    });
+    r.table("store", |r| store(r, c));
+    r.table("admin", |r| admin(r, c));
+    r.table("metrics", |r| {
+        if let Some(text) = r.has("listen").then(|| r.optional_text("listen")) {
+            match text.as_deref().map(str::parse) {
+                None => c.metrics.listen = None,
+                Some(Ok(address)) => c.metrics.listen = Some(address),
+                Some(Err(_)) => {
+                    r.fault(
+                        r.line() + 1,
+                        "listen",
+                        "no address; write it as \"127.0.0.1:9464\", or \"\" for none",
+                    );
+                }
+            }
+        }
+    });
+    r.table("limits", |r| limits(r, c));
+    r.table("server", |r| {
+        r.u64(
+            "drain_timeout_ms",
+            0,
+            DAY_MS,
+            &mut c.server.drain_timeout_ms,
+        );
+        r.u32("worker_threads", 0, 1_024, &mut c.server.worker_threads);
+    });
+    r.table("log", |r| {
+        r.choice(
+            "format",
+            LogFormat::WORDS,
+            LogFormat::parse,
+            &mut c.log.format,
+        );
+        r.text("level", &mut c.log.level);
+    });
+    r.table("status", |r| {
+        for (key, line, value) in r.keys() {
+            let number = match value {
+                DeValue::Integer(i) => {
+                    i64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok()
+                }
+                _ => None,
+            };
+            match number
+                .and_then(|n| u32::try_from(n).ok())
+                .filter(|n| *n > 0)
+            {
+                Some(status) => {
+                    c.status.insert(key, status);
+                }
+                None => r.fault(line, &key, "must be a command_status such as 0x58"),
+            }
+        }
+    });
+    r.tables("upstream", |r| c.upstream.push(upstream(r)));
+    r.tables("route", |r| c.route.push(route(r)));
+    r.tables("tariff", |r| c.tariff.push(tariff(r)));
+    r.tables("inbound", |r| {
+        let mut i = Inbound::default();
+        r.text("address", &mut i.address);
+        i.keyword = r.optional_text("keyword");
+        r.text("account", &mut i.account);
+        c.inbound.push(i);
+    });
+}
+
+fn customer(r: &mut Reader<'_, '_>, c: &mut Config) {
+    let o = &mut c.customer;
+    r.addresses("listen", &mut o.listen);
+    r.addresses("tls_listen", &mut o.tls_listen);
+    r.text("tls_cert", &mut o.tls_cert);
+    r.text("tls_key", &mut o.tls_key);
+    r.text("system_id", &mut o.system_id);
+    r.u64("bind_timeout_ms", 1, DAY_MS, &mut o.bind_timeout_ms);
+    r.u64("enquire_link_ms", 0, DAY_MS, &mut o.enquire_link_ms);
+    r.u64("idle_timeout_ms", 0, DAY_MS, &mut o.idle_timeout_ms);
+    r.u64("response_timeout_ms", 1, DAY_MS, &mut o.response_timeout_ms);
+    r.u64("pdu_timeout_ms", 1, DAY_MS, &mut o.pdu_timeout_ms);
+    r.u32("window_max", 1, 100_000, &mut o.window_max);
+    r.u32("deliver_window", 1, 100_000, &mut o.deliver_window);
+    r.u64(
+        "deliver_retry_min_ms",
+        1,
+        DAY_MS,
+        &mut o.deliver_retry_min_ms,
+    );
+    r.u64(
+        "deliver_retry_max_ms",
+        1,
+        DAY_MS,
+        &mut o.deliver_retry_max_ms,
+    );
+    r.u32(
+        "deliver_attempts_max",
+        1,
+        1_000_000,
+        &mut o.deliver_attempts_max,
+    );
+    r.u32("connections_max", 1, 1_000_000, &mut o.connections_max);
+    r.u64("validity_default_s", 1, YEAR_S, &mut o.validity_default_s);
+    r.u64("validity_max_s", 1, YEAR_S, &mut o.validity_max_s);
+    r.u64("receipt_timeout_s", 1, YEAR_S, &mut o.receipt_timeout_s);
+    r.u64("receipt_keep_s", 1, YEAR_S, &mut o.receipt_keep_s);
+}
+
+fn store(r: &mut Reader<'_, '_>, c: &mut Config) {
+    let o = &mut c.store;
+    if let Some(path) = r.optional_text("path") {
+        o.path = path.into();
+    }
+    r.choice(
+        "durability",
+        Durability::WORDS,
+        Durability::parse,
+        &mut o.durability,
+    );
+    r.u64("free_min_bytes", 0, i64::MAX as u64, &mut o.free_min_bytes);
+    r.u32("keep_days", 0, 36_500, &mut o.keep_days);
+    r.u64(
+        "segment_messages",
+        1_000,
+        1_000_000_000,
+        &mut o.segment_messages,
+    );
+    r.u32("batch_rows_max", 1, 100_000, &mut o.batch_rows_max);
+}
+
+fn admin(r: &mut Reader<'_, '_>, c: &mut Config) {
+    let o = &mut c.admin;
+    if let Some(path) = r.optional_text("socket") {
+        o.socket = path.into();
+    }
+    let line = r.places.get("admin.mode").copied().unwrap_or(r.line());
+    if let Some(mode) = r.optional_text("mode") {
+        match u32::from_str_radix(&mode, 8).ok().filter(|m| *m <= 0o777) {
+            Some(mode) => o.mode = mode,
+            None => r.fault(
+                line,
+                "mode",
+                "must be octal permissions in quotes, such as \"0660\"",
+            ),
+        }
+    }
+    r.tables("principal", |r| {
+        let mut p = Principal::default();
+        r.text("name", &mut p.name);
+        p.uid = r.integer("uid", 0, i64::from(u32::MAX)).map(|n| n as u32);
+        p.gid = r.integer("gid", 0, i64::from(u32::MAX)).map(|n| n as u32);
+        p.user = r.optional_text("user");
+        p.group = r.optional_text("group");
+        r.list("roles", &mut p.roles);
+        r.list("orgs", &mut p.orgs);
+        o.principal.push(p);
+    });
+    r.table("approvals", |r| {
+        for (key, line, value) in r.keys() {
+            match value {
+                DeValue::Boolean(on) => {
+                    o.approvals.insert(key, *on);
+                }
+                _ => r.fault(line, &key, "must be true or false"),
+            }
+        }
+    });
+}
+
+fn limits(r: &mut Reader<'_, '_>, c: &mut Config) {
+    let o = &mut c.limits;
+    r.u64("open_max", 1, 1_000_000_000, &mut o.open_max);
+    r.u64("ingress_max", 1, 100_000_000, &mut o.ingress_max);
+    r.u32("outbox_max", 1, 100_000_000, &mut o.outbox_max);
+    r.u32("parked_max", 1, 100_000_000, &mut o.parked_max);
+    r.u64("parked_keep_s", 1, YEAR_S, &mut o.parked_keep_s);
+    r.u32("bind_checks_max", 1, 1_000_000, &mut o.bind_checks_max);
+}
+
+fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
+    let mut u = Upstream::default();
+    r.text("name", &mut u.name);
+    r.list("address", &mut u.address);
+    r.text("system_id", &mut u.system_id);
+    u.password = r
+        .has("password")
+        .then(|| r.optional_text("password").unwrap_or_default())
+        .map(Secret);
+    u.password_file = r.optional_text("password_file").map(Into::into);
+    r.choice("bind", BindMode::WORDS, BindMode::parse, &mut u.bind);
+    r.u32("binds", 1, 1_000, &mut u.binds);
+    r.u32("window", 1, 100_000, &mut u.window);
+    r.u32("tps", 0, 1_000_000, &mut u.tps);
+    r.choice(
+        "id_format",
+        IdFormat::WORDS,
+        IdFormat::parse,
+        &mut u.id_format,
+    );
+    r.u64("enquire_link_ms", 0, DAY_MS, &mut u.enquire_link_ms);
+    r.u64("response_timeout_ms", 1, DAY_MS, &mut u.response_timeout_ms);
+    r.u64("reconnect_min_ms", 1, DAY_MS, &mut u.reconnect_min_ms);
+    r.u64("reconnect_max_ms", 1, DAY_MS, &mut u.reconnect_max_ms);
+    r.u64("retry_min_ms", 1, DAY_MS, &mut u.retry_min_ms);
+    r.u64("retry_max_ms", 1, DAY_MS, &mut u.retry_max_ms);
+    r.choice(
+        "unknown_outcome",
+        Unknown::WORDS,
+        Unknown::parse,
+        &mut u.unknown_outcome,
+    );
+    r.u32("unknown_resend_max", 0, 1_000, &mut u.unknown_resend_max);
+    r.text("country", &mut u.country);
+    r.u32("queue_max", 1, 100_000_000, &mut u.queue_max);
+    r.text("system_type", &mut u.system_type);
+    r.text("address_range", &mut u.address_range);
+    r.u32("interface_version", 0x33, 0x50, &mut u.interface_version);
+    for (key, into, max) in [
+        ("source_ton", &mut u.source_ton, 7),
+        ("source_npi", &mut u.source_npi, 18),
+        ("dest_ton", &mut u.dest_ton, 7),
+        ("dest_npi", &mut u.dest_npi, 18),
+    ] {
+        if let Some(n) = r.integer(key, -1, max) {
+            *into = n as i32;
+        }
+    }
+    r.flag("tls", &mut u.tls);
+    u
+}
+
+fn route(r: &mut Reader<'_, '_>) -> Route {
+    let mut route = Route::default();
+    r.text("name", &mut route.name);
+    r.list("prefix", &mut route.prefix);
+    r.list("account", &mut route.account);
+    r.list("sender", &mut route.sender);
+    r.list("to", &mut route.to);
+    r.choice(
+        "strategy",
+        Strategy::WORDS,
+        Strategy::parse,
+        &mut route.strategy,
+    );
+    route
+}
+
+fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
+    let mut t = Tariff::default();
+    r.text("name", &mut t.name);
+    r.text("currency", &mut t.currency);
+    r.choice(
+        "charge_on",
+        ChargeOn::WORDS,
+        ChargeOn::parse,
+        &mut t.charge_on,
+    );
+    r.tables("price", |r| {
+        let mut p = Price::default();
+        r.text("prefix", &mut p.prefix);
+        let line = r.line();
+        match r.optional_text("price").map(|s| (Money::parse(&s), s)) {
+            Some((Ok(price), _)) if price.0 >= 0 => p.price = price,
+            Some((Ok(_), s)) => r.fault(line, "price", &format!("{s:?} is negative")),
+            Some((Err(e), s)) => r.fault(line, "price", &format!("{s:?}: {e}")),
+            None => r.fault(line, "price", "is missing; write it as \"0.80\""),
+        }
+        t.price.push(p);
+    });
+    t
+}
+
+/// Relative paths start at the file's folder.
+fn resolve(c: &mut Config) {
+    let dir = c.dir.clone();
+    for path in [&mut c.store.path, &mut c.admin.socket].into_iter().chain(
+        c.upstream
+            .iter_mut()
+            .filter_map(|u| u.password_file.as_mut()),
+    ) {
+        if path.is_relative() {
+            *path = dir.join(&*path);
+        }
+    }
+}

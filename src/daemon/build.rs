@@ -1,0 +1,209 @@
+//! From the config's words to the values the gateway works with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::admin::Principal;
+use crate::config::{self, BindMode, Config, IdFormat, Unknown};
+use crate::domain::address::Numbering;
+use crate::domain::outcome::ChargeOn;
+use crate::domain::route::{Route, RouteTable, Strategy};
+use crate::domain::tariff::Tariff;
+use crate::flow::{
+    Gateway, InboundRule, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions,
+};
+use crate::ids::UpstreamId;
+use crate::metrics::Metrics;
+use crate::net::{LinkOptions, Statuses};
+use crate::session::{BindKind, Timers};
+
+pub(super) struct Built {
+    pub gateway: Gateway,
+    pub links: Vec<LinkOptions>,
+    pub statuses: Statuses,
+}
+
+/// Builds a gateway; `known` are the upstreams that rows on record may name.
+pub(super) fn gateway(
+    config: &Config,
+    known: &HashMap<String, UpstreamId>,
+    metrics: Metrics,
+) -> Result<Built, String> {
+    let statuses =
+        Statuses::new(&config.status).map_err(|name| format!("status.{name}: no such reason"))?;
+    let mut next = known.values().map(|id| id.0 + 1).max().unwrap_or(0);
+    let mut upstreams = Vec::new();
+    let mut links = Vec::new();
+    for u in &config.upstream {
+        let id = known.get(&u.name).copied().unwrap_or_else(|| {
+            next += 1;
+            UpstreamId(next - 1)
+        });
+        let kinds = kinds(u.bind);
+        let upstream = Arc::new(Upstream::new(
+            id,
+            upstream_options(u),
+            u.binds as usize * kinds.len(),
+        ));
+        upstreams.push(Arc::clone(&upstream));
+        links.push(link(u, upstream, kinds, config)?);
+    }
+    let limits = Limits {
+        open_max: config.limits.open_max,
+        ingress_max: config.limits.ingress_max,
+        outbox_max: config.limits.outbox_max as usize,
+        parked_max: config.limits.parked_max as usize,
+        parked_keep_ms: config.limits.parked_keep_s * 1_000,
+        free_min_bytes: config.store.free_min_bytes,
+        batch_rows_max: config.store.batch_rows_max as usize,
+    };
+    let policy = policy(config, routes(config, &upstreams)?)?;
+    Ok(Built {
+        gateway: Gateway::new(policy, upstreams, limits, metrics),
+        links,
+        statuses,
+    })
+}
+
+fn kinds(mode: BindMode) -> Vec<BindKind> {
+    match mode {
+        BindMode::Transceiver => vec![BindKind::Transceiver],
+        BindMode::TransmitterReceiver => vec![BindKind::Transmitter, BindKind::Receiver],
+        BindMode::Transmitter => vec![BindKind::Transmitter],
+        BindMode::Receiver => vec![BindKind::Receiver],
+    }
+}
+
+fn upstream_options(u: &config::Upstream) -> UpstreamOptions {
+    UpstreamOptions {
+        name: u.name.clone(),
+        queue_max: u.queue_max as usize,
+        tps: u.tps,
+        retry_min_ms: u.retry_min_ms,
+        retry_max_ms: u.retry_max_ms,
+        unknown_outcome: match u.unknown_outcome {
+            Unknown::Resend => UnknownOutcome::Resend,
+            Unknown::Hold => UnknownOutcome::Hold,
+            Unknown::Fail => UnknownOutcome::Fail,
+        },
+        unknown_resend_max: u.unknown_resend_max,
+        hex_forms: u.id_format != IdFormat::Same,
+    }
+}
+
+fn link(
+    u: &config::Upstream,
+    upstream: Arc<Upstream>,
+    kinds: Vec<BindKind>,
+    config: &Config,
+) -> Result<LinkOptions, String> {
+    let given = |n: i32| u8::try_from(n).ok();
+    Ok(LinkOptions {
+        upstream,
+        addresses: u.address.clone(),
+        system_id: u.system_id.clone(),
+        password: u.secret()?,
+        system_type: u.system_type.clone(),
+        address_range: u.address_range.clone(),
+        interface_version: u.interface_version as u8,
+        kinds,
+        binds: u.binds as u16,
+        window: u.window as usize,
+        timers: Timers {
+            bind_ms: config.customer.bind_timeout_ms.max(5_000),
+            enquire_link_ms: u.enquire_link_ms,
+            idle_ms: 0,
+            response_ms: u.response_timeout_ms,
+        },
+        reconnect_min_ms: u.reconnect_min_ms,
+        reconnect_max_ms: u.reconnect_max_ms,
+        address_types: [
+            given(u.source_ton),
+            given(u.source_npi),
+            given(u.dest_ton),
+            given(u.dest_npi),
+        ],
+    })
+}
+
+fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
+    let mut tariffs = HashMap::new();
+    let mut default_tariff = None;
+    for t in &config.tariff {
+        let list: Vec<_> = t
+            .price
+            .iter()
+            .map(|p| (p.prefix.clone(), p.price))
+            .collect();
+        let charge_on = match t.charge_on {
+            config::ChargeOn::Accepted => ChargeOn::Accepted,
+            config::ChargeOn::Submitted => ChargeOn::Submitted,
+            config::ChargeOn::Delivered => ChargeOn::Delivered,
+        };
+        let tariff = Tariff::new(&t.name, &t.currency, charge_on, &list)
+            .map_err(|e| format!("tariff {}: {e}", t.name))?;
+        let tariff = Arc::new(tariff);
+        default_tariff.get_or_insert_with(|| Arc::clone(&tariff));
+        tariffs.insert(t.name.clone(), tariff);
+    }
+    let c = &config.customer;
+    let inbound = config.inbound.iter().map(|i| InboundRule {
+        address: i.address.clone(),
+        keyword: i.keyword.clone(),
+        account: i.account.clone(),
+    });
+    Ok(Policy {
+        numbering: Numbering {
+            country_code: config.numbering.country_code.clone(),
+        },
+        routes,
+        tariffs,
+        default_tariff,
+        inbound: inbound.collect(),
+        validity_default_ms: c.validity_default_s * 1_000,
+        validity_max_ms: c.validity_max_s * 1_000,
+        receipt_timeout_ms: c.receipt_timeout_s * 1_000,
+        receipt_keep_ms: c.receipt_keep_s * 1_000,
+        deliver_attempts_max: c.deliver_attempts_max,
+        deliver_retry_min_ms: c.deliver_retry_min_ms,
+        deliver_retry_max_ms: c.deliver_retry_max_ms,
+    })
+}
+
+fn routes(config: &Config, upstreams: &[Arc<Upstream>]) -> Result<RouteTable, String> {
+    let id = |name: &String| {
+        upstreams
+            .iter()
+            .find(|u| u.options.name == *name)
+            .map(|u| u.id)
+    };
+    let routes = config.route.iter().map(|r| Route {
+        name: r.name.clone(),
+        prefixes: if r.prefix.is_empty() {
+            vec![String::new()]
+        } else {
+            r.prefix.clone()
+        },
+        accounts: r.account.clone(),
+        senders: r.sender.clone(),
+        to: r.to.iter().filter_map(id).collect(),
+        strategy: match r.strategy {
+            config::Strategy::Failover => Strategy::Failover,
+            config::Strategy::RoundRobin => Strategy::RoundRobin,
+        },
+    });
+    RouteTable::new(routes.collect()).map_err(|e| e.to_string())
+}
+
+/// The `[[admin.principal]]` table.
+pub(super) fn principals(config: &Config) -> Vec<Principal> {
+    let of = |p: &config::Principal| Principal {
+        name: p.name.clone(),
+        uid: p.uid,
+        gid: p.gid,
+        user: p.user.clone(),
+        group: p.group.clone(),
+        roles: p.roles.clone(),
+    };
+    config.admin.principal.iter().map(of).collect()
+}

@@ -1,0 +1,331 @@
+//! A message as the gateway keeps it: numbers and octets in one allocation, no protocol types.
+
+use std::fmt;
+
+/// Why stored octets are not a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a stored message record is damaged")]
+pub struct Damaged;
+
+/// The one-octet fields of a message, with the meaning SMPP 3.4 §5.2 gives them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flags {
+    /// Source type of number.
+    pub source_ton: u8,
+    /// Source numbering plan.
+    pub source_npi: u8,
+    /// Destination type of number.
+    pub dest_ton: u8,
+    /// Destination numbering plan.
+    pub dest_npi: u8,
+    /// esm_class as the sender gave it.
+    pub esm_class: u8,
+    /// protocol_id.
+    pub protocol_id: u8,
+    /// priority_flag, 0–3.
+    pub priority: u8,
+    /// registered_delivery as the sender gave it (upstream, receipts are always asked for).
+    pub registered_delivery: u8,
+    /// data_coding.
+    pub data_coding: u8,
+    /// sm_default_msg_id.
+    pub default_msg_id: u8,
+}
+
+const FLAGS: usize = 10;
+const HEAD: usize = FLAGS + 3 + 4;
+
+/// A short message: addresses, text and optional parameters in a single allocation.
+///
+/// The same layout is stored (see [`Message::record`]), so taking a message from the store copies it once.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// flags (10) | source len | dest len | service_type len | text len (u32 LE) | source | dest | service_type | text | TLVs
+    record: Box<[u8]>,
+}
+
+/// The parts a [`Message`] is made of; all borrowed.
+#[derive(Clone, Copy, Default)]
+pub struct Parts<'a> {
+    /// One-octet fields.
+    pub flags: Flags,
+    /// Source address, at most 20 octets.
+    pub source: &'a [u8],
+    /// Destination as it is sent upstream (E.164 digits), at most 20 octets.
+    pub dest: &'a [u8],
+    /// service_type, at most 5 octets.
+    pub service_type: &'a [u8],
+    /// short_message with its user data header, or empty where the payload TLV carries the text.
+    pub text: &'a [u8],
+    /// Optional parameters, as raw well-formed TLVs in their order.
+    pub tlvs: &'a [u8],
+}
+
+impl Message {
+    /// Packs the parts. Addresses and service_type are cut at 255 octets, which the codec never lets through.
+    #[must_use]
+    pub fn new(parts: &Parts<'_>) -> Message {
+        let cut = |field: &'_ [u8]| field.len().min(255);
+        let (source, dest, service) = (cut(parts.source), cut(parts.dest), cut(parts.service_type));
+        let mut out = Vec::with_capacity(
+            HEAD + source + dest + service + parts.text.len() + parts.tlvs.len(),
+        );
+        let f = &parts.flags;
+        out.extend_from_slice(&[
+            f.source_ton,
+            f.source_npi,
+            f.dest_ton,
+            f.dest_npi,
+            f.esm_class,
+            f.protocol_id,
+            f.priority,
+            f.registered_delivery,
+            f.data_coding,
+            f.default_msg_id,
+            source as u8,
+            dest as u8,
+            service as u8,
+        ]);
+        out.extend_from_slice(&(parts.text.len() as u32).to_le_bytes());
+        out.extend_from_slice(&parts.source[..source]);
+        out.extend_from_slice(&parts.dest[..dest]);
+        out.extend_from_slice(&parts.service_type[..service]);
+        out.extend_from_slice(parts.text);
+        out.extend_from_slice(parts.tlvs);
+        Message {
+            record: out.into_boxed_slice(),
+        }
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub fn record(&self) -> &[u8] {
+        &self.record
+    }
+
+    /// Takes a stored form back.
+    ///
+    /// # Errors
+    /// [`Damaged`] if its lengths do not add up.
+    pub fn from_record(record: &[u8]) -> Result<Message, Damaged> {
+        let head: &[u8; HEAD] = record.first_chunk().ok_or(Damaged)?;
+        let text = u32::from_le_bytes([head[13], head[14], head[15], head[16]]) as usize;
+        let needed =
+            HEAD + usize::from(head[10]) + usize::from(head[11]) + usize::from(head[12]) + text;
+        if record.len() < needed {
+            return Err(Damaged);
+        }
+        Ok(Message {
+            record: record.into(),
+        })
+    }
+
+    /// The parts, borrowed.
+    #[must_use]
+    pub fn parts(&self) -> Parts<'_> {
+        let r = &self.record;
+        let [a, b, c] = [r[10], r[11], r[12]].map(usize::from);
+        let text = u32::from_le_bytes([r[13], r[14], r[15], r[16]]) as usize;
+        let (source, rest) = r[HEAD..].split_at(a);
+        let (dest, rest) = rest.split_at(b);
+        let (service_type, rest) = rest.split_at(c);
+        let (text, tlvs) = rest.split_at(text);
+        Parts {
+            flags: self.flags(),
+            source,
+            dest,
+            service_type,
+            text,
+            tlvs,
+        }
+    }
+
+    /// The one-octet fields.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
+        let r = &self.record;
+        Flags {
+            source_ton: r[0],
+            source_npi: r[1],
+            dest_ton: r[2],
+            dest_npi: r[3],
+            esm_class: r[4],
+            protocol_id: r[5],
+            priority: r[6],
+            registered_delivery: r[7],
+            data_coding: r[8],
+            default_msg_id: r[9],
+        }
+    }
+
+    /// What a receipt needs once the text itself is no longer held.
+    #[must_use]
+    pub fn stub(&self) -> Stub {
+        Stub::of(&self.parts())
+    }
+}
+
+impl fmt::Debug for Message {
+    /// Sizes only: text and numbers are personal data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({} octets)", self.record.len())
+    }
+}
+
+/// What is kept of a message while its receipt is awaited: the addresses and the first 20 octets of its text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Stub {
+    /// source ton, npi, dest ton, npi, data_coding, source len, dest len | source | dest | text
+    record: Box<[u8]>,
+}
+
+const STUB_HEAD: usize = 7;
+/// How much of the text a receipt repeats (SMPP 3.4 Appendix B).
+pub const RECEIPT_TEXT: usize = 20;
+
+impl Stub {
+    fn of(parts: &Parts<'_>) -> Stub {
+        // The user data header of a part is not text; a payload's text is in its TLV and is left out.
+        let header = if parts.flags.esm_class & 0x40 != 0 {
+            parts.text.first().map_or(0, |n| usize::from(*n) + 1)
+        } else {
+            0
+        };
+        let text = parts.text.get(header..).unwrap_or(&[]);
+        let text = text.get(..RECEIPT_TEXT.min(text.len())).unwrap_or(&[]);
+        let (source, dest) = (parts.source.len().min(255), parts.dest.len().min(255));
+        let mut out = Vec::with_capacity(STUB_HEAD + source + dest + text.len());
+        let f = &parts.flags;
+        out.extend_from_slice(&[
+            f.source_ton,
+            f.source_npi,
+            f.dest_ton,
+            f.dest_npi,
+            f.data_coding,
+            source as u8,
+            dest as u8,
+        ]);
+        out.extend_from_slice(&parts.source[..source]);
+        out.extend_from_slice(&parts.dest[..dest]);
+        out.extend_from_slice(text);
+        Stub {
+            record: out.into_boxed_slice(),
+        }
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub fn record(&self) -> &[u8] {
+        &self.record
+    }
+
+    /// Takes a stored form back.
+    ///
+    /// # Errors
+    /// [`Damaged`] if its lengths do not add up.
+    pub fn from_record(record: &[u8]) -> Result<Stub, Damaged> {
+        let head: &[u8; STUB_HEAD] = record.first_chunk().ok_or(Damaged)?;
+        if record.len() < STUB_HEAD + usize::from(head[5]) + usize::from(head[6]) {
+            return Err(Damaged);
+        }
+        Ok(Stub {
+            record: record.into(),
+        })
+    }
+
+    /// Addresses and text; the fields a stub does not keep are zero or empty.
+    #[must_use]
+    pub fn parts(&self) -> Parts<'_> {
+        let r = &self.record;
+        let (source, rest) = r[STUB_HEAD..].split_at(usize::from(r[5]));
+        let (dest, text) = rest.split_at(usize::from(r[6]));
+        let flags = Flags {
+            source_ton: r[0],
+            source_npi: r[1],
+            dest_ton: r[2],
+            dest_npi: r[3],
+            data_coding: r[4],
+            ..Flags::default()
+        };
+        Parts {
+            flags,
+            source,
+            dest,
+            service_type: &[],
+            text,
+            tlvs: &[],
+        }
+    }
+}
+
+impl fmt::Debug for Stub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stub({} octets)", self.record.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample<'a>() -> Parts<'a> {
+        Parts {
+            flags: Flags {
+                source_ton: 5,
+                dest_ton: 1,
+                dest_npi: 1,
+                data_coding: 8,
+                ..Flags::default()
+            },
+            source: b"ACME",
+            dest: b"254712345678",
+            service_type: b"OTP",
+            text: b"0123456789012345678901234567890123456789",
+            tlvs: &[2, 4, 0, 2, 0, 1],
+        }
+    }
+
+    #[test]
+    fn a_record_gives_the_same_parts_back() {
+        let message = Message::new(&sample());
+        let again = Message::from_record(message.record()).unwrap();
+        let parts = again.parts();
+        assert_eq!(parts.flags, sample().flags);
+        assert_eq!(
+            (parts.source, parts.dest, parts.service_type),
+            (sample().source, sample().dest, sample().service_type)
+        );
+        assert_eq!((parts.text, parts.tlvs), (sample().text, sample().tlvs));
+    }
+
+    #[test]
+    fn a_stub_keeps_addresses_and_twenty_octets_without_the_header() {
+        let stub = Message::new(&sample()).stub();
+        let parts = Stub::from_record(stub.record()).unwrap();
+        assert_eq!(parts.parts().text, b"01234567890123456789");
+        assert_eq!(parts.parts().dest, b"254712345678");
+        let long = Parts {
+            flags: Flags {
+                esm_class: 0x40,
+                ..Flags::default()
+            },
+            text: b"\x05\x00\x03\x01\x02\x01hello",
+            ..sample()
+        };
+        assert_eq!(Message::new(&long).stub().parts().text, b"hello");
+    }
+
+    #[test]
+    fn debug_shows_no_text() {
+        assert!(!format!("{:?}", Message::new(&sample())).contains("2547"));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_records_are_errors_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(m) = Message::from_record(&bytes) { let _ = m.stub(); let _ = m.parts(); }
+            if let Ok(s) = Stub::from_record(&bytes) { let _ = s.parts(); }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Admission: every check of a submit, in one order, on memory only.
+
+use std::sync::atomic::Ordering;
+
+use super::account::AccountState;
+use super::gateway::Gateway;
+use super::ingress::Admitted;
+use super::policy::Policy;
+use crate::domain::message::{Flags, Message, Parts};
+use crate::domain::outcome::Wants;
+use crate::domain::reject::Reject;
+
+/// A submit as the protocol edge hands it over: fields checked for form, nothing decided.
+#[derive(Clone, Copy)]
+pub struct Submission<'a> {
+    /// The customer's sequence number.
+    pub sequence: u32,
+    /// Addresses as written, text, optional parameters.
+    pub parts: Parts<'a>,
+    /// Destination is marked as national.
+    pub national: bool,
+    /// Segments as counted, or `None` if there are too many for one message.
+    pub segments: Option<u8>,
+    /// validity_period as a length from now, or an instant; `Err` if it is over or unreadable.
+    pub expires_ms: Result<Option<u64>, ()>,
+}
+
+impl std::fmt::Debug for Submission<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Submission({})", self.sequence)
+    }
+}
+
+/// Checks a submit and sets its price aside, in this order: account → what the gateway can take → fields → destination →
+/// sender → segments → rate → route → price → hold.
+///
+/// # Errors
+/// The first [`Reject`] that applies; nothing is held then.
+pub fn admit(
+    gateway: &Gateway,
+    policy: &Policy,
+    account: &AccountState,
+    submission: &Submission<'_>,
+    now_ms: u64,
+) -> Result<Admitted, Reject> {
+    if !account.active() {
+        return Err(Reject::AccountInactive);
+    }
+    if let Some(reason) = gateway.closed_for_submits() {
+        return Err(reason);
+    }
+    let expires_ms = expiry(policy, submission, now_ms)?;
+    let parts = &submission.parts;
+    let dest = policy
+        .numbering
+        .complete(parts.dest, submission.national)
+        .map_err(|_| Reject::Destination)?;
+    let spec = account.spec();
+    if !spec.may_send_as(parts.source) {
+        return Err(Reject::Source);
+    }
+    let segments = submission.segments.ok_or(Reject::TooLong)?;
+    if !account.within_rate(segments, now_ms) {
+        return Err(Reject::Rate);
+    }
+    let route = policy
+        .routes
+        .find(&spec.name, parts.source, dest.digits())
+        .ok_or(Reject::NoRoute)?;
+    let tariff = policy.tariff(&spec.tariff).ok_or(Reject::NoPrice)?;
+    let price = tariff
+        .price(dest.digits())
+        .and_then(|unit| unit.times(u32::from(segments)))
+        .ok_or(Reject::NoPrice)?;
+    let hold = account
+        .with_wallet(|w| w.hold(price))
+        .map_err(|_| Reject::Balance)?;
+    gateway.in_commit.fetch_add(1, Ordering::Relaxed);
+    let message = Message::new(&Parts {
+        dest: dest.digits(),
+        // The number is international now, whatever the customer called it (TON 1, NPI 1; SMPP 3.4 §5.2.5).
+        flags: Flags {
+            dest_ton: 1,
+            dest_npi: 1,
+            ..parts.flags
+        },
+        ..*parts
+    });
+    Ok(Admitted {
+        sequence: submission.sequence,
+        at_ms: now_ms,
+        expires_ms,
+        hold,
+        tariff: tariff.version,
+        charge_on: tariff.charge_on,
+        wants: Wants::from_bits(parts.flags.registered_delivery),
+        segments,
+        route,
+        message,
+    })
+}
+
+fn expiry(policy: &Policy, submission: &Submission<'_>, now_ms: u64) -> Result<u64, Reject> {
+    let longest = now_ms + policy.validity_max_ms;
+    match submission.expires_ms {
+        Err(()) => Err(Reject::Validity),
+        Ok(None) => Ok((now_ms + policy.validity_default_ms).min(longest)),
+        Ok(Some(at)) if at <= now_ms => Err(Reject::Validity),
+        Ok(Some(at)) => Ok(at.min(longest)),
+    }
+}

@@ -1,0 +1,365 @@
+//! Closing a batch, committing it, and letting out what waited for it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::book::Effect;
+use super::{DIRTY_MS, Engine};
+use crate::domain::outcome::ChargeOn;
+use crate::domain::reject::Reject;
+use crate::flow::ingress::{ControlError, ControlReply, ToCustomer};
+use crate::flow::lane::Outgoing;
+use crate::ids::{AccountId, MessageKey};
+use crate::money::Money;
+use crate::store::{Posting, Store, StoreError};
+
+/// Pause before a commit that found no room is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+
+impl<S: Store> Engine<S> {
+    /// Commits what has gathered and lets the results out. Does nothing for an empty batch.
+    pub(super) fn commit(&mut self) -> Result<(), StoreError> {
+        if self.batch.is_empty() && self.pending.is_empty() {
+            return Ok(());
+        }
+        if !self.batch.is_empty() {
+            self.close_batch();
+            self.write()?;
+        }
+        self.release();
+        Ok(())
+    }
+
+    /// Adds postings and balances: one posting per account, kind and commit.
+    fn close_batch(&mut self) {
+        self.batch.id = self.batch_id();
+        let now = (self.options.now_ms)();
+        self.batch.postings.retain(|p| p.reason == "topup");
+        let mut balances: Vec<(AccountId, Money)> = self.pending.wallet_posts.clone();
+        let mut sums = self.pending.effects.clone();
+        for a in self
+            .batch
+            .accepted
+            .iter()
+            .filter(|a| a.charge_on == ChargeOn::Accepted)
+        {
+            let slot = sums.entry(a.account).or_default();
+            slot.0.charge.0 += a.price.0;
+            slot.1 += 1;
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_unstable_by_key(|(a, _)| *a);
+        for (account, (effect, charges, refunds)) in sums {
+            let mut post =
+                |debit: &str, credit: &str, amount: Money, count: u32, reason: &'static str| {
+                    if count > 0 {
+                        self.batch.postings.push(Posting {
+                            at_ms: now,
+                            account,
+                            debit: debit.into(),
+                            credit: credit.into(),
+                            amount,
+                            count,
+                            reason,
+                            reference: String::new(),
+                        });
+                    }
+                };
+            post("wallet", "revenue", effect.charge, charges, "charge");
+            post("revenue", "wallet", effect.refund, refunds, "refund");
+            let delta = Money(effect.refund.0 - effect.charge.0);
+            if charges + refunds > 0 {
+                match balances.iter_mut().find(|(a, _)| *a == account) {
+                    Some((_, sum)) => sum.0 += delta.0,
+                    None => balances.push((account, delta)),
+                }
+            }
+        }
+        self.batch.balances = balances;
+    }
+
+    /// Writes the batch. Submits are given up when there is no room; everything else is tried until there is: it speaks of
+    /// messages that are on record already.
+    fn write(&mut self) -> Result<(), StoreError> {
+        let mut tries = 0u32;
+        loop {
+            let started = (self.options.mono_us)();
+            match self.store.commit(self.fence, &self.batch) {
+                Ok(()) => {
+                    self.committed((self.options.mono_us)().saturating_sub(started));
+                    return Ok(());
+                }
+                Err(StoreError::Unknown(id)) => {
+                    if self.store.committed(id)? {
+                        self.committed((self.options.mono_us)().saturating_sub(started));
+                        return Ok(());
+                    }
+                }
+                Err(StoreError::Full(what) | StoreError::Retry(what)) => {
+                    if tries == 0 {
+                        tracing::error!(error = %what, "the store takes no writes; submits are refused until it does");
+                    }
+                    self.gateway.store_down.store(true, Ordering::Relaxed);
+                    self.give_up_submits();
+                    if self.batch.is_empty() {
+                        return Ok(());
+                    }
+                    self.close_batch();
+                    std::thread::sleep(FULL_PAUSE);
+                    self.refuse_waiting();
+                }
+                Err(e) => return Err(e),
+            }
+            tries += 1;
+        }
+    }
+
+    fn committed(&mut self, us: u64) {
+        self.next_batch += 1;
+        let rows = self.batch.rows();
+        let g = &self.gateway;
+        if g.store_down.swap(false, Ordering::Relaxed) {
+            tracing::info!("the store takes writes again");
+        }
+        g.totals.commits.fetch_add(1, Ordering::Relaxed);
+        g.totals.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        g.metrics.commit(rows, us);
+        self.rate.last_batch = rows;
+        self.rate.rows += rows as u64;
+    }
+
+    /// Takes the submits of this batch back: nothing of them is on record, their holds are released.
+    fn give_up_submits(&mut self) {
+        for a in self.batch.accepted.drain(..) {
+            self.book.not_accepted(a.key);
+            self.due.remove(&(a.expires_ms, a.key));
+            if let Some(account) = self.gateway.accounts().get(a.account) {
+                account.with_wallet(|w| w.unhold(a.price));
+            }
+            self.gateway.in_commit.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.pending.lanes.clear();
+        for (_, reply, sequences) in self.pending.submits.drain(..) {
+            reply.put(
+                sequences
+                    .into_iter()
+                    .map(|s| ToCustomer::Refused(s, Reject::StoreUnavailable)),
+            );
+        }
+        self.batch.postings.retain(|p| p.reason == "topup");
+        self.batch.balances.clear();
+    }
+
+    /// While the store is down, submits that had been admitted before it was noticed are answered, not kept waiting, and
+    /// control requests are turned away.
+    fn refuse_waiting(&mut self) {
+        let gateway = Arc::clone(&self.gateway);
+        gateway.ingress.take(&mut self.inputs, Duration::ZERO);
+        let mut keep = std::collections::VecDeque::new();
+        for input in self.inputs.drain(..) {
+            match input {
+                super::Input::Submits {
+                    account,
+                    items,
+                    reply,
+                } => {
+                    gateway
+                        .in_commit
+                        .fetch_sub(items.len() as u64, Ordering::Relaxed);
+                    let sequences: Vec<u32> = items.iter().map(|i| i.sequence).collect();
+                    account.with_wallet(|w| items.into_iter().for_each(|i| w.release(i.hold)));
+                    reply.put(
+                        sequences
+                            .into_iter()
+                            .map(|s| ToCustomer::Refused(s, Reject::StoreUnavailable)),
+                    );
+                }
+                super::Input::Control(_, reply) => reply(Err(ControlError::Unavailable)),
+                other => keep.push_back(other),
+            }
+        }
+        self.inputs = keep;
+    }
+
+    /// Everything in the batch is on disk: settle wallets, answer, dispatch, deliver.
+    fn release(&mut self) {
+        self.release_money();
+        self.release_accounts();
+        self.release_submits();
+        for (reply, answers) in self.pending.answers.drain(..) {
+            reply.put(answers);
+        }
+        self.release_deliveries();
+        self.release_replies();
+        self.batch.clear();
+        self.gateway
+            .totals
+            .open
+            .store(self.book.len() as u64, Ordering::Relaxed);
+    }
+
+    fn release_money(&mut self) {
+        let accounts = self.gateway.accounts();
+        for a in self
+            .batch
+            .accepted
+            .iter()
+            .filter(|a| a.charge_on == ChargeOn::Accepted)
+        {
+            let slot = self.pending.effects.entry(a.account).or_default();
+            slot.0.unhold.0 += a.price.0;
+            slot.0.charge.0 += a.price.0;
+        }
+        for (
+            id,
+            (
+                Effect {
+                    unhold,
+                    charge,
+                    refund,
+                },
+                _,
+                _,
+            ),
+        ) in self.pending.effects.drain()
+        {
+            if let Some(account) = accounts.get(id) {
+                account.with_wallet(|w| {
+                    w.unhold(unhold);
+                    w.post(Money(refund.0 - charge.0));
+                });
+            }
+            self.gateway.metrics.charged(charge, refund);
+        }
+        for (id, amount) in self.pending.wallet_posts.drain(..) {
+            if let Some(account) = accounts.get(id) {
+                account.with_wallet(|w| w.post(amount));
+            }
+        }
+    }
+
+    fn release_accounts(&mut self) {
+        if !self.pending.new_accounts.is_empty() {
+            let mut accounts = (*self.gateway.accounts()).clone();
+            for account in self.pending.new_accounts.drain(..) {
+                accounts.insert(account);
+            }
+            self.gateway.set_accounts(accounts);
+        }
+        for spec in self.pending.replaced.drain(..) {
+            if let Some(account) = self.gateway.accounts().get(spec.id) {
+                account.replace(spec);
+            }
+        }
+    }
+
+    fn release_submits(&mut self) {
+        let n = self.batch.accepted.len() as u64;
+        if n == 0 {
+            return;
+        }
+        let mut keys = self.batch.accepted.iter().map(|a| a.key);
+        for (account, reply, sequences) in self.pending.submits.drain(..) {
+            account
+                .accepted
+                .fetch_add(sequences.len() as u64, Ordering::Relaxed);
+            let answers: Vec<ToCustomer> = sequences
+                .into_iter()
+                .zip(&mut keys)
+                .map(|(s, k): (u32, MessageKey)| ToCustomer::Accepted(s, k))
+                .collect();
+            reply.put(answers);
+        }
+        for (a, lane) in self
+            .batch
+            .accepted
+            .drain(..)
+            .zip(self.pending.lanes.drain(..))
+        {
+            let message = Outgoing {
+                key: a.key,
+                expires_ms: a.expires_ms,
+                attempts: 0,
+                unanswered: 0,
+                segments: a.segments,
+                message: a.message,
+            };
+            self.dispatching.push_back((lane, message));
+        }
+        self.gateway.dispatch(&mut self.dispatching);
+        self.gateway.in_commit.fetch_sub(n, Ordering::Relaxed);
+        self.gateway.totals.accepted.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn release_deliveries(&mut self) {
+        let accounts = self.gateway.accounts();
+        for (id, rows) in self.pending.recorded.drain(..) {
+            if let Some(account) = accounts.get(id) {
+                account.outbox.recorded(rows);
+            }
+        }
+        // One hand-over per account; the order within an account is that of positions.
+        self.pending
+            .deliveries
+            .sort_by_key(|(account, item)| (*account, item.pos));
+        let mut items = self.pending.deliveries.drain(..).peekable();
+        while let Some((id, first)) = items.next() {
+            let mut run = vec![first];
+            while let Some((_, item)) = items.next_if(|(next, _)| *next == id) {
+                run.push(item);
+            }
+            if let Some(account) = accounts.get(id) {
+                account.outbox.push(run);
+            }
+        }
+    }
+
+    fn release_replies(&mut self) {
+        for (reply, result) in self.pending.replies.drain(..) {
+            reply(result);
+        }
+        for (reply, provider, receipt) in self.pending.topup_replies.drain(..) {
+            let found = self.store.find_topup(&provider, &receipt);
+            reply(match found {
+                Ok(Some(topup)) => Ok(ControlReply::Topup(topup, false)),
+                _ => Err(ControlError::Unavailable),
+            });
+        }
+    }
+
+    /// Watermarks and rows of outboxes: with the next commit that happens anyway, or after a while.
+    pub(super) fn flush_outboxes(&mut self, now: u64, force: bool) {
+        if !force && self.batch.is_empty() && now < self.dirty_ms + DIRTY_MS {
+            return;
+        }
+        if !force && now < self.dirty_ms + DIRTY_MS / 4 {
+            return;
+        }
+        self.dirty_ms = now;
+        for account in self.gateway.accounts().iter() {
+            let Some(dirty) = account.outbox.dirty() else {
+                continue;
+            };
+            if let Some(mark) = dirty.watermark {
+                self.batch.watermarks.push((account.id, mark));
+            }
+            self.batch
+                .outbox_del
+                .extend(dirty.delete.into_iter().map(|pos| (account.id, pos)));
+            if !dirty.put.is_empty() {
+                self.pending.recorded.push((account.id, dirty.put.len()));
+                self.batch.outbox_put.extend(dirty.put);
+            }
+        }
+    }
+}
+
+impl super::Pending {
+    fn is_empty(&self) -> bool {
+        self.submits.is_empty()
+            && self.answers.is_empty()
+            && self.replies.is_empty()
+            && self.topup_replies.is_empty()
+    }
+}

@@ -1,0 +1,327 @@
+//! The engine: one thread that owns open messages, receipt correlation and the store.
+//!
+//! Each turn takes what has come in, turns it into one batch, commits it, and only then lets answers, dispatches and
+//! receipts out. Nothing else in the program writes messages or money.
+
+mod book;
+mod commit;
+mod control;
+mod correlate;
+mod receipts;
+mod recover;
+mod settle;
+mod upkeep;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::account::AccountState;
+use super::gateway::Gateway;
+use super::ingress::{ControlError, ControlReply, Input, Mailbox, Reply, ToCustomer, ToUpstream};
+use super::lane::Outgoing;
+use super::outbox::OutItem;
+use crate::domain::outcome::Final;
+use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
+use crate::money::Money;
+use crate::store::{Batch, Fence, Parked, Store, StoreError};
+use book::{Book, Effect, Phase};
+
+/// How the engine runs.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Reads the time, ms since the epoch.
+    pub now_ms: fn() -> u64,
+    /// Reads a monotonic microsecond counter, for latency figures.
+    pub mono_us: fn() -> u64,
+    /// Never waits for more work to come before it commits.
+    pub eager: bool,
+}
+
+/// An open message as shown to operators.
+#[derive(Clone, Debug)]
+pub struct OpenView {
+    /// Its key.
+    pub key: MessageKey,
+    /// Whose.
+    pub account: AccountId,
+    /// `queued`, `sending`, `sent` or `held`.
+    pub state: &'static str,
+    /// Who has it or took it.
+    pub upstream: UpstreamId,
+    /// Accepted, ms since the epoch.
+    pub at_ms: u64,
+    /// Not sent after this, ms since the epoch.
+    pub expires_ms: u64,
+    /// Segments billed.
+    pub segments: u8,
+    /// Price of all segments.
+    pub price: Money,
+    /// Already charged.
+    pub captured: bool,
+    /// A provisional receipt state.
+    pub provisional: Option<Final>,
+}
+
+/// What must not leave before the commit.
+#[derive(Default)]
+struct Pending {
+    /// Submits: where the answers go, the customer's sequence numbers, and how many entries of `batch.accepted`.
+    submits: Vec<(Arc<AccountState>, Arc<Mailbox<ToCustomer>>, Vec<u32>)>,
+    /// Lanes for `batch.accepted`, in the same order.
+    lanes: Vec<UpstreamId>,
+    answers: Vec<(Arc<Mailbox<ToUpstream>>, Vec<ToUpstream>)>,
+    deliveries: Vec<(AccountId, OutItem)>,
+    effects: HashMap<AccountId, (Effect, u32, u32)>,
+    replies: Vec<(Reply, Result<ControlReply, ControlError>)>,
+    topup_replies: Vec<(Reply, String, String)>,
+    new_accounts: Vec<Arc<AccountState>>,
+    replaced: Vec<crate::domain::account::Account>,
+    recorded: Vec<(AccountId, usize)>,
+    wallet_posts: Vec<(AccountId, Money)>,
+}
+
+/// See the module's description.
+pub struct Engine<S> {
+    gateway: Arc<Gateway>,
+    store: S,
+    options: EngineOptions,
+    fence: Fence,
+    next_batch: u64,
+    next_pos: u64,
+    next_sequence: u32,
+    next_account: u32,
+    book: Book,
+    /// Messages about to end, by time: those with a short validity or a near receipt timeout.
+    due: BTreeMap<(u64, MessageKey), ()>,
+    sweep: usize,
+    swept_ms: u64,
+    parked: HashMap<u64, Vec<Parked>>,
+    parked_order: VecDeque<(Pos, u64, Vec<u64>)>,
+    inputs: VecDeque<Input>,
+    batch: Batch,
+    pending: Pending,
+    dispatching: VecDeque<(UpstreamId, Outgoing)>,
+    dirty_ms: u64,
+    tick_ms: u64,
+    turn: u64,
+    rate: Rate,
+    unclean: bool,
+}
+
+impl<S> std::fmt::Debug for Engine<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({} open)", self.book.len())
+    }
+}
+
+/// How fast rows have been coming, for the linger.
+#[derive(Default)]
+struct Rate {
+    window_ms: u64,
+    rows: u64,
+    per_second: u64,
+    last_batch: usize,
+}
+
+/// Above this many rows a second, commits of fewer than `LINGER_ROWS` rows wait for company.
+const LINGER_RATE: u64 = 20_000;
+const LINGER_ROWS: usize = 48;
+const LINGER: Duration = Duration::from_micros(400);
+/// Housekeeping: timers, watermarks, lanes of dead upstreams, free space.
+const TICK_MS: u64 = 100;
+/// How long watermarks and deletions of delivered rows may wait for a commit that happens anyway.
+const DIRTY_MS: u64 = 200;
+
+impl<S: Store> Engine<S> {
+    /// Takes the store over and reads back everything that is open.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the process should not serve.
+    pub fn start(
+        gateway: Arc<Gateway>,
+        mut store: S,
+        options: EngineOptions,
+    ) -> Result<Engine<S>, StoreError> {
+        let owned = store.acquire()?;
+        let mut engine = Engine {
+            gateway,
+            store,
+            options,
+            fence: owned.fence,
+            next_batch: 1,
+            next_pos: owned.next_pos.0.max(1),
+            next_sequence: 0,
+            next_account: 1,
+            book: Book::default(),
+            due: BTreeMap::new(),
+            sweep: 0,
+            swept_ms: 0,
+            parked: HashMap::new(),
+            parked_order: VecDeque::new(),
+            inputs: VecDeque::new(),
+            batch: Batch::default(),
+            pending: Pending::default(),
+            dispatching: VecDeque::new(),
+            dirty_ms: 0,
+            tick_ms: 0,
+            turn: 0,
+            rate: Rate::default(),
+            unclean: owned.unclean,
+        };
+        engine.recover()?;
+        Ok(engine)
+    }
+
+    /// Whether the previous owner of the store stopped without saying so.
+    #[must_use]
+    pub fn unclean(&self) -> bool {
+        self.unclean
+    }
+
+    /// Open messages.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.book.len()
+    }
+
+    /// Runs until [`Engine::stop`] is asked for through `stop`, then puts on record what has come in and releases the
+    /// store.
+    ///
+    /// # Errors
+    /// `Fatal` or `Fenced`: the process must end without closing the store (closing would checkpoint it).
+    pub fn run(mut self, stop: &std::sync::atomic::AtomicBool) -> Result<(), StoreError> {
+        use std::sync::atomic::Ordering;
+        while !stop.load(Ordering::Acquire) {
+            let wait = self.wait();
+            self.turn(wait)?;
+        }
+        self.turn(Duration::ZERO)?;
+        self.flush_outboxes((self.options.now_ms)(), true);
+        self.commit()?;
+        self.gateway.stopped.store(true, Ordering::Release);
+        self.refuse_late();
+        self.store.release(self.fence)
+    }
+
+    /// Answers control requests that came too late.
+    fn refuse_late(&mut self) {
+        let gateway = Arc::clone(&self.gateway);
+        gateway.ingress.take(&mut self.inputs, Duration::ZERO);
+        for input in self.inputs.drain(..) {
+            if let Input::Control(_, reply) = input {
+                reply(Err(ControlError::Unavailable));
+            }
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let now = (self.options.now_ms)();
+        if self.inputs.is_empty() && self.store.backlog() == 0 {
+            Duration::from_millis((self.tick_ms + TICK_MS).saturating_sub(now).max(1))
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// One turn: takes what has come (waiting up to `wait`), commits it, lets the results out, does some upkeep.
+    ///
+    /// # Errors
+    /// `Fatal` or `Fenced`.
+    pub fn turn(&mut self, wait: Duration) -> Result<(), StoreError> {
+        let gateway = Arc::clone(&self.gateway);
+        gateway.ingress.take(&mut self.inputs, wait);
+        self.linger(&gateway);
+        let now = (self.options.now_ms)();
+        let idle = self.inputs.is_empty();
+        while let Some(input) = self.inputs.pop_front() {
+            self.input(input, now);
+            if self.batch.rows() >= gateway.limits.batch_rows_max {
+                break;
+            }
+        }
+        if now >= self.tick_ms + TICK_MS {
+            self.tick_ms = now;
+            self.upkeep(now)?;
+        }
+        self.flush_outboxes(now, false);
+        self.commit()?;
+        self.store.checkpoint()?;
+        self.refill()?;
+        self.seal(now, idle)
+    }
+
+    /// At a high rate, commits of a few rows cost more than they bring: wait a little for company.
+    fn linger(&mut self, gateway: &Gateway) {
+        let few = self.rate.last_batch < LINGER_ROWS && self.inputs.len() < LINGER_ROWS / 4;
+        if !self.options.eager
+            && few
+            && self.rate.per_second > LINGER_RATE
+            && !self.inputs.is_empty()
+        {
+            std::thread::sleep(LINGER);
+            gateway.ingress.take(&mut self.inputs, Duration::ZERO);
+        }
+    }
+
+    fn input(&mut self, input: Input, now: u64) {
+        match input {
+            Input::Submits {
+                account,
+                items,
+                reply,
+            } => self.submits(account, items, reply),
+            Input::Upstream {
+                upstream,
+                events,
+                reply,
+            } => self.upstream(upstream, events, reply, now),
+            Input::Control(op, reply) => self.control(op, reply, now),
+        }
+    }
+
+    fn pos(&mut self) -> Pos {
+        let pos = Pos(self.next_pos);
+        self.next_pos += 1;
+        pos
+    }
+
+    fn batch_id(&self) -> BatchId {
+        BatchId {
+            epoch: self.fence.epoch,
+            number: self.next_batch,
+        }
+    }
+
+    fn effect(&mut self, account: AccountId, effect: Effect) {
+        if effect == Effect::default() {
+            return;
+        }
+        let slot = self.pending.effects.entry(account).or_default();
+        slot.0.unhold.0 += effect.unhold.0;
+        slot.0.charge.0 += effect.charge.0;
+        slot.0.refund.0 += effect.refund.0;
+        slot.1 += u32::from(effect.charge != Money::ZERO);
+        slot.2 += u32::from(effect.refund != Money::ZERO);
+    }
+
+    fn view(key: MessageKey, o: &book::Open) -> OpenView {
+        OpenView {
+            key,
+            account: o.account,
+            state: match o.phase {
+                Phase::Queued => "queued",
+                Phase::Sending => "sending",
+                Phase::Sent => "sent",
+                Phase::Held => "held",
+            },
+            upstream: o.upstream,
+            at_ms: o.at_ms,
+            expires_ms: o.expires_ms,
+            segments: o.segments,
+            price: o.price,
+            captured: o.captured,
+            provisional: o.provisional,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Receipts find their messages, or are parked until they do; inbound messages find their accounts.
+
+use std::sync::atomic::Ordering;
+
+use super::Engine;
+use crate::domain::address::same_number;
+use crate::domain::message::Message;
+use crate::domain::outcome::Final;
+use crate::flow::ingress::UpReceipt;
+use crate::flow::outbox::{OutItem, Payload};
+use crate::ids::{AccountId, MessageKey, UpstreamId};
+use crate::store::{Finished, Mark, MarkKind, Parked, Store, flags};
+
+impl<S: Store> Engine<S> {
+    pub(super) fn receipt(&mut self, upstream: UpstreamId, receipt: UpReceipt, now: u64) {
+        self.gateway.totals.receipts.fetch_add(1, Ordering::Relaxed);
+        let Some(state) = Final::from_code(receipt.state) else {
+            // An intermediate notification: nothing has ended.
+            return;
+        };
+        match self.find(upstream, &receipt.smsc_id, &receipt.number) {
+            Some(key) => self.confirm(upstream, key, state, receipt.err, now),
+            None => self.park(upstream, receipt, now),
+        }
+    }
+
+    /// The open message that an upstream means by `smsc_id`; its number must agree where the receipt gives one.
+    fn find(&self, upstream: UpstreamId, smsc_id: &[u8], number: &[u8]) -> Option<MessageKey> {
+        let convert = self
+            .gateway
+            .upstream(upstream)
+            .is_none_or(|u| u.options.hex_forms);
+        self.book
+            .correlation
+            .forms(upstream, smsc_id, convert)
+            .into_iter()
+            .find_map(|handle| {
+                let key = self.book.correlation.get(handle)?;
+                let open = self.book.get(key)?;
+                (number.is_empty() || same_number(open.stub.parts().dest, number)).then_some(key)
+            })
+    }
+
+    fn confirm(&mut self, upstream: UpstreamId, key: MessageKey, state: Final, err: u16, now: u64) {
+        if !state.provisional() {
+            self.finish(key, state, err, true, now);
+            return;
+        }
+        // ACCEPTD and UNKNOWN may be replaced until the receipt timeout; the customer is told at once, and once.
+        let Some(open) = self.book.get(key).filter(|o| o.provisional != Some(state)) else {
+            return;
+        };
+        let wanted = open.wants.covers(state);
+        let open = open.clone();
+        let mut row = Mark {
+            pos: self.pos(),
+            key,
+            kind: MarkKind::Provisional,
+            at_ms: now,
+            upstream,
+            state: state.code(),
+            err,
+            flags: if wanted { flags::WANTED } else { 0 },
+        };
+        if wanted {
+            let end = Finished {
+                pos: row.pos,
+                key,
+                account: open.account,
+                state,
+                err,
+                at_ms: now,
+                charged: crate::money::Money::ZERO,
+                flags: 0,
+            };
+            row.flags |= self.deliver_receipt(&end, &open);
+        }
+        self.book.mark(&row);
+        self.batch.marks.push(row);
+    }
+
+    fn park(&mut self, upstream: UpstreamId, receipt: UpReceipt, now: u64) {
+        self.gateway
+            .totals
+            .unmatched
+            .fetch_add(1, Ordering::Relaxed);
+        self.gateway.metrics.unmatched.increment(1);
+        let row = Parked {
+            pos: self.pos(),
+            upstream,
+            smsc_id: receipt.smsc_id,
+            number: receipt.number,
+            state: receipt.state,
+            err: receipt.err,
+            at_ms: now,
+        };
+        self.batch.parked.push(row.clone());
+        self.keep_parked(row);
+        while self.parked_order.len() > self.gateway.limits.parked_max {
+            self.drop_oldest_parked();
+        }
+    }
+
+    /// Makes a parked receipt findable. A repeated receipt of an ended message is kept for the operator but never matched:
+    /// the SMSC may give its id to another message later.
+    pub(super) fn keep_parked(&mut self, row: Parked) {
+        let mut forms = self
+            .book
+            .correlation
+            .forms(row.upstream, &row.smsc_id, true);
+        if forms.iter().any(|h| self.book.correlation.ended(*h)) {
+            forms.clear();
+        }
+        self.parked_order
+            .push_back((row.pos, row.at_ms, forms.clone()));
+        for handle in forms {
+            self.parked.entry(handle).or_default().push(row.clone());
+        }
+        self.gateway
+            .totals
+            .parked
+            .store(self.parked_order.len() as u64, Ordering::Relaxed);
+    }
+
+    /// A message just got its SMSC id: was its receipt here first?
+    pub(super) fn unpark(&mut self, upstream: UpstreamId, smsc_id: &[u8], now: u64) {
+        let found = self
+            .book
+            .correlation
+            .forms(upstream, smsc_id, true)
+            .into_iter()
+            .find_map(|handle| {
+                let waiting = self.parked.get(&handle)?;
+                waiting.iter().find(|p| {
+                    p.upstream == upstream && self.find(upstream, &p.smsc_id, &p.number).is_some()
+                })
+            });
+        let Some(row) = found.cloned() else { return };
+        self.forget_parked(row.pos);
+        self.batch.unparked.push(row.pos);
+        if let (Some(key), Some(state)) = (
+            self.find(upstream, &row.smsc_id, &row.number),
+            Final::from_code(row.state),
+        ) {
+            self.confirm(upstream, key, state, row.err, now);
+        }
+    }
+
+    fn forget_parked(&mut self, pos: crate::ids::Pos) {
+        if let Ok(at) = self.parked_order.binary_search_by_key(&pos, |(p, _, _)| *p)
+            && let Some((_, _, forms)) = self.parked_order.remove(at)
+        {
+            self.unlist(pos, &forms);
+        }
+    }
+
+    fn unlist(&mut self, pos: crate::ids::Pos, forms: &[u64]) {
+        for handle in forms {
+            if let Some(list) = self.parked.get_mut(handle) {
+                list.retain(|p| p.pos != pos);
+                if list.is_empty() {
+                    self.parked.remove(handle);
+                }
+            }
+        }
+        self.gateway
+            .totals
+            .parked
+            .store(self.parked_order.len() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn drop_oldest_parked(&mut self) {
+        if let Some((pos, _, forms)) = self.parked_order.pop_front() {
+            self.unlist(pos, &forms);
+            self.batch.unparked.push(pos);
+        }
+    }
+
+    /// Parked receipts past their time go.
+    pub(super) fn expire_parked(&mut self, now: u64) {
+        let before = now.saturating_sub(self.gateway.limits.parked_keep_ms);
+        // A slice a tick, so that a day's worth does not come in one commit.
+        for _ in 0..500 {
+            if self
+                .parked_order
+                .front()
+                .is_none_or(|(_, at, _)| *at > before)
+            {
+                return;
+            }
+            self.drop_oldest_parked();
+        }
+    }
+
+    pub(super) fn inbound(&mut self, message: Message, now: u64) {
+        self.gateway.totals.inbound.fetch_add(1, Ordering::Relaxed);
+        let policy = self.gateway.policy.load_full();
+        let accounts = self.gateway.accounts();
+        let parts = message.parts();
+        let by_name = |name: &str| accounts.by_name(name).map(|a| a.id);
+        let owner = policy.inbound_owner(parts.dest, parts.text, by_name);
+        let item = OutItem {
+            pos: self.pos(),
+            at_ms: now,
+            attempts: 0,
+            stored: true,
+            payload: Payload::Inbound(message),
+        };
+        match owner {
+            Some(account) => {
+                // Always a row of its own: nothing else in the journal could bring it back.
+                self.batch.outbox_put.push(item.row(account, false));
+                match accounts.get(account) {
+                    Some(a) if a.outbox.full(self.gateway.limits.outbox_max) => a.outbox.spilled(1),
+                    _ => self.pending.deliveries.push((account, item)),
+                }
+            }
+            None => {
+                self.gateway.metrics.inbound_unclaimed.increment(1);
+                self.batch.outbox_put.push(item.row(AccountId::NONE, true));
+            }
+        }
+    }
+}

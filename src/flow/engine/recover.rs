@@ -1,0 +1,215 @@
+//! Rebuilding memory from the journal at start: the same `Book` functions as live traffic, with the money already settled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Engine;
+use super::book::Phase;
+use crate::domain::outcome::ChargeOn;
+use crate::flow::account::{AccountState, Accounts};
+use crate::flow::outbox::{OutItem, Payload};
+use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
+use crate::money::Money;
+use crate::store::{Finished, Record, Store, StoreError, flags};
+
+#[derive(Default)]
+struct Found {
+    accounts: Vec<crate::domain::account::Account>,
+    balances: HashMap<AccountId, Money>,
+    marks: HashMap<AccountId, Pos>,
+    held: HashMap<AccountId, i64>,
+    undelivered: Vec<(AccountId, OutItem)>,
+    stored: Vec<(AccountId, u64)>,
+    parked: Vec<crate::store::Parked>,
+    upstreams: HashMap<String, UpstreamId>,
+}
+
+impl<S: Store> Engine<S> {
+    pub(super) fn recover(&mut self) -> Result<(), StoreError> {
+        let mut found = Found::default();
+        let book = &mut self.book;
+        self.store.recover(&mut |record| match record {
+            Record::Account(account) => found.accounts.push(account),
+            Record::Upstream(id, name) => {
+                found.upstreams.insert(name.to_string(), id);
+            }
+            Record::Wallet(account, balance) => {
+                found.balances.insert(account, balance);
+            }
+            Record::Watermark(account, pos) => {
+                found.marks.insert(account, pos);
+            }
+            Record::Accepted(a) => {
+                if book.get(a.key).is_none() {
+                    book.accepted(a, UpstreamId::NONE);
+                    if a.charge_on != ChargeOn::Accepted {
+                        *found.held.entry(a.account).or_default() += a.price.0;
+                    }
+                }
+            }
+            Record::Sent(e) => {
+                let account = book.get(e.key).map(|o| o.account);
+                let effect = book.sent(e);
+                found.unhold(account, effect.unhold);
+            }
+            Record::Mark(e) => {
+                book.mark(e);
+                if let Some(o) = book.get(e.key)
+                    && let Some(state) = o.provisional.filter(|_| e.flags & flags::WANTED != 0)
+                {
+                    let end = Finished {
+                        pos: e.pos,
+                        key: e.key,
+                        account: o.account,
+                        state,
+                        err: e.err,
+                        at_ms: e.at_ms,
+                        charged: Money::ZERO,
+                        flags: e.flags,
+                    };
+                    found.receipt(&end, o);
+                }
+            }
+            Record::Finished(e) => {
+                if let Some((open, effect)) = book.finished(e) {
+                    found.unhold(Some(open.account), effect.unhold);
+                    found.receipt(e, &open);
+                }
+            }
+            Record::Parked(row) => found.parked.push(row),
+            Record::Outbox(account, rows) => found.stored.push((account, rows)),
+        })?;
+        self.install(found)
+    }
+
+    fn install(&mut self, found: Found) -> Result<(), StoreError> {
+        let mut accounts = Accounts::default();
+        for spec in found.accounts {
+            let id = spec.id;
+            self.next_account = self.next_account.max(id.0 + 1);
+            let balance = found.balances.get(&id).copied().unwrap_or_default();
+            let account = AccountState::new(spec, balance);
+            account.with_wallet(|w| w.rehold(Money(found.held.get(&id).copied().unwrap_or(0))));
+            account
+                .outbox
+                .restore(found.marks.get(&id).copied().unwrap_or_default());
+            accounts.insert(Arc::new(account));
+        }
+        for (id, rows) in found.stored {
+            if let Some(account) = accounts.get(id) {
+                account.outbox.spilled(rows);
+            }
+        }
+        let mut items = found.undelivered;
+        items.sort_by_key(|(account, item)| (*account, item.pos));
+        for (id, item) in items {
+            if let Some(account) = accounts.get(id).filter(|a| item.pos > a.outbox.mark()) {
+                account.outbox.push([item]);
+            }
+        }
+        self.gateway.set_accounts(accounts);
+        for row in found.parked {
+            self.keep_parked(row);
+        }
+        self.name_upstreams(&found.upstreams);
+        self.queue_open();
+        self.gateway
+            .totals
+            .open
+            .store(self.book.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Upstreams seen for the first time go on record under the id the daemon gave them.
+    fn name_upstreams(&mut self, known: &HashMap<String, UpstreamId>) {
+        for upstream in &self.gateway.upstreams {
+            if !known.contains_key(&upstream.options.name) {
+                self.batch
+                    .upstreams
+                    .push((upstream.id, upstream.options.name.clone()));
+            }
+        }
+    }
+
+    /// Every open message that no upstream has taken waits again, oldest first. One that had been marked as being sent has
+    /// an unknown outcome and follows its upstream's policy.
+    fn queue_open(&mut self) {
+        let policy = self.gateway.policy.load_full();
+        let mut waiting: Vec<(MessageKey, UpstreamId)> = Vec::new();
+        let mut unknown = Vec::new();
+        let mut deadlines = Vec::new();
+        for (key, open) in self.book.iter() {
+            match open.phase {
+                Phase::Queued => {
+                    let parts = open.stub.parts();
+                    let lane = self
+                        .gateway
+                        .route(&policy, open.account, parts.source, parts.dest)
+                        .and_then(|route| self.gateway.pick(&policy, route, key.0))
+                        .map_or(UpstreamId::NONE, |u| u.id);
+                    waiting.push((key, lane));
+                    deadlines.push((key, open.expires_ms, open.at_ms));
+                }
+                Phase::Sending => unknown.push((key, open.upstream)),
+                Phase::Sent | Phase::Held => {}
+            }
+        }
+        waiting.sort_unstable();
+        for (key, lane) in &waiting {
+            self.book.moved(*key, *lane);
+        }
+        for upstream in &self.gateway.upstreams {
+            upstream.push_backlog(
+                waiting
+                    .iter()
+                    .filter(|(_, lane)| *lane == upstream.id)
+                    .map(|(key, _)| *key),
+            );
+        }
+        for (key, expires, at) in deadlines {
+            self.watch(key, expires, at);
+        }
+        self.settle_unknown(unknown);
+    }
+}
+
+impl Found {
+    fn unhold(&mut self, account: Option<AccountId>, amount: Money) {
+        if let Some(account) = account {
+            *self.held.entry(account).or_default() -= amount.0;
+        }
+    }
+
+    /// A receipt that may not have reached the customer: those at or below the watermark are left out later, when all
+    /// watermarks are known.
+    fn receipt(&mut self, e: &Finished, open: &super::book::Open) {
+        if e.flags & flags::WANTED == 0 || e.flags & flags::SPILLED != 0 {
+            return;
+        }
+        if self
+            .marks
+            .get(&open.account)
+            .is_some_and(|mark| e.pos <= *mark)
+        {
+            return;
+        }
+        let payload = Payload::Receipt {
+            key: e.key,
+            stub: open.stub.clone(),
+            state: e.state,
+            err: e.err,
+            submitted_ms: open.at_ms,
+            done_ms: e.at_ms,
+        };
+        self.undelivered.push((
+            open.account,
+            OutItem {
+                pos: e.pos,
+                at_ms: e.at_ms,
+                attempts: 0,
+                stored: false,
+                payload,
+            },
+        ));
+    }
+}

@@ -1,0 +1,210 @@
+//! Submits go on record, and what upstreams report about messages becomes events.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Engine;
+use super::book::{Book, Open, Phase};
+use crate::domain::outcome::Final;
+use crate::flow::account::AccountState;
+use crate::flow::ingress::{Admitted, Mailbox, ToCustomer, ToUpstream, UpEvent};
+use crate::flow::outbox::{OutItem, Payload};
+use crate::ids::{MessageKey, UpstreamId};
+use crate::store::{Accepted, Finished, Mark, MarkKind, Sent, Store, flags};
+
+impl<S: Store> Engine<S> {
+    pub(super) fn submits(
+        &mut self,
+        account: Arc<AccountState>,
+        items: Vec<Admitted>,
+        reply: Arc<Mailbox<ToCustomer>>,
+    ) {
+        let policy = self.gateway.policy.load_full();
+        let mut sequences = Vec::with_capacity(items.len());
+        for item in items {
+            self.turn = self.turn.wrapping_add(1);
+            let lane = self
+                .gateway
+                .pick(&policy, item.route, self.turn)
+                .map_or(UpstreamId::NONE, |u| u.id);
+            let row = Accepted {
+                key: self.next_key(),
+                account: account.id,
+                at_ms: item.at_ms,
+                expires_ms: item.expires_ms,
+                price: item.hold.into_record(),
+                tariff: item.tariff,
+                charge_on: item.charge_on,
+                wants: item.wants,
+                segments: item.segments,
+                message: item.message,
+            };
+            // Its effect is added when the batch is closed, since the row may still be refused for lack of space.
+            self.book.accepted(&row, lane);
+            self.watch(row.key, row.expires_ms, row.at_ms);
+            sequences.push(item.sequence);
+            self.pending.lanes.push(lane);
+            self.batch.accepted.push(row);
+        }
+        self.pending.submits.push((account, reply, sequences));
+    }
+
+    fn next_key(&mut self) -> MessageKey {
+        let key = MessageKey::new(self.fence.shard, self.fence.epoch, self.next_sequence);
+        // 4.3 thousand million messages without a restart: `commit` takes the next epoch before this can wrap.
+        self.next_sequence = self.next_sequence.saturating_add(1);
+        key
+    }
+
+    pub(super) fn upstream(
+        &mut self,
+        upstream: UpstreamId,
+        events: Vec<UpEvent>,
+        reply: Arc<Mailbox<ToUpstream>>,
+        now: u64,
+    ) {
+        let mut answers = Vec::new();
+        for event in events {
+            match event {
+                UpEvent::Sent { key, smsc_id } => self.sent(upstream, key, smsc_id, now),
+                UpEvent::Failed { key, status } => {
+                    self.finish(key, Final::Rejected, status.min(0xFFFF) as u16, false, now);
+                }
+                UpEvent::Expired(key) => self.finish(key, Final::Expired, 0, false, now),
+                UpEvent::Abandoned(key) => self.finish(key, Final::Undeliverable, 0, false, now),
+                UpEvent::Requeued(key) => self.mark(upstream, key, MarkKind::Requeued, now),
+                UpEvent::Held(key) => self.mark(upstream, key, MarkKind::Held, now),
+                UpEvent::Sending(message) => {
+                    self.mark(upstream, message.key, MarkKind::Sending, now);
+                    answers.push(ToUpstream::Write(message));
+                }
+                UpEvent::Receipt(sequence, receipt) => {
+                    self.receipt(upstream, receipt, now);
+                    answers.push(ToUpstream::Committed(sequence));
+                }
+                UpEvent::Inbound(sequence, message) => {
+                    self.inbound(message, now);
+                    answers.push(ToUpstream::Committed(sequence));
+                }
+            }
+        }
+        if !answers.is_empty() {
+            self.pending.answers.push((reply, answers));
+        }
+    }
+
+    fn sent(&mut self, upstream: UpstreamId, key: MessageKey, smsc_id: Box<[u8]>, now: u64) {
+        let row = Sent {
+            pos: self.pos(),
+            key,
+            upstream,
+            at_ms: now,
+            smsc_id,
+        };
+        let Some(account) = self.book.get(key).map(|o| o.account) else {
+            // Over already: a receipt came before its response, which the receipt stands for.
+            return;
+        };
+        let effect = self.book.sent(&row);
+        self.effect(account, effect);
+        self.gateway.totals.sent.fetch_add(1, Ordering::Relaxed);
+        let id = row.smsc_id.clone();
+        self.batch.sent.push(row);
+        if !self.parked.is_empty() {
+            self.unpark(upstream, &id, now);
+        }
+    }
+
+    pub(super) fn mark(&mut self, upstream: UpstreamId, key: MessageKey, kind: MarkKind, now: u64) {
+        let row = Mark {
+            pos: self.pos(),
+            key,
+            kind,
+            at_ms: now,
+            upstream,
+            state: 0,
+            err: 0,
+            flags: 0,
+        };
+        if self.book.get(key).is_some() {
+            self.book.mark(&row);
+            self.batch.marks.push(row);
+        }
+    }
+
+    /// Ends a message: money, the event, and the receipt the customer asked for. Nothing if it is not open.
+    pub(super) fn finish(
+        &mut self,
+        key: MessageKey,
+        state: Final,
+        err: u16,
+        taken: bool,
+        now: u64,
+    ) {
+        let Some(open) = self.book.get(key) else {
+            return;
+        };
+        let taken = taken || open.phase == Phase::Sent;
+        let charged = Book::cost(open, state, taken);
+        // The customer has already heard of this provisional state.
+        let told = open.provisional == Some(state);
+        let wanted = open.wants.covers(state) && !told;
+        let mut row = Finished {
+            pos: self.pos(),
+            key,
+            account: self
+                .book
+                .get(key)
+                .map_or_else(Default::default, |o| o.account),
+            state,
+            err,
+            at_ms: now,
+            charged,
+            flags: if wanted { flags::WANTED } else { 0 },
+        };
+        let Some((open, effect)) = self.book.finished(&row) else {
+            return;
+        };
+        self.effect(open.account, effect);
+        if wanted {
+            row.flags |= self.deliver_receipt(&row, &open);
+        }
+        self.gateway.totals.finished.fetch_add(1, Ordering::Relaxed);
+        self.gateway.metrics.finished(state);
+        self.batch.finished.push(row);
+    }
+
+    /// Queues a receipt for the customer; [`flags::SPILLED`] if it goes to the store.
+    pub(super) fn deliver_receipt(&mut self, row: &Finished, open: &Open) -> u8 {
+        let item = OutItem {
+            pos: row.pos,
+            at_ms: row.at_ms,
+            attempts: 0,
+            stored: false,
+            payload: Payload::Receipt {
+                key: row.key,
+                stub: open.stub.clone(),
+                state: row.state,
+                err: row.err,
+                submitted_ms: open.at_ms,
+                done_ms: row.at_ms,
+            },
+        };
+        self.deliver(open.account, item)
+    }
+
+    /// Keeps an item in memory if there is room, else writes it to the stored outbox in this commit.
+    pub(super) fn deliver(&mut self, account: crate::ids::AccountId, item: OutItem) -> u8 {
+        let accounts = self.gateway.accounts();
+        let Some(owner) = accounts.get(account) else {
+            return 0;
+        };
+        if owner.outbox.full(self.gateway.limits.outbox_max) {
+            self.batch.outbox_put.push(item.row(account, false));
+            owner.outbox.spilled(1);
+            return flags::SPILLED;
+        }
+        self.pending.deliveries.push((account, item));
+        0
+    }
+}

@@ -1,0 +1,277 @@
+//! What happens by time rather than by message: expiry, receipt timeouts, lanes of dead upstreams, refilling, sealing.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use super::Engine;
+use super::book::Phase;
+use crate::domain::outcome::Final;
+use crate::flow::lane::{Outgoing, UnknownOutcome, Upstream};
+use crate::ids::{MessageKey, UpstreamId};
+use crate::store::{MarkKind, Progress, Store, StoreError};
+
+/// Deadlines nearer than this are kept in order; farther ones are found by the sweep.
+const NEAR_MS: u64 = 120_000;
+/// The sweep goes once around all open messages in this time, well before a near deadline can pass.
+const SWEEP_MS: u64 = 60_000;
+/// Expiries in one turn.
+const EXPIRE_MAX: usize = 1_000;
+/// Messages read back from the store in one turn.
+const REFILL_MAX: usize = 500;
+/// Full segments that may wait before sealing stops giving way to traffic.
+const SEAL_BACKLOG: usize = 4;
+
+impl<S: Store> Engine<S> {
+    /// Keeps a near deadline in order.
+    pub(super) fn watch(&mut self, key: MessageKey, deadline_ms: u64, now: u64) {
+        if deadline_ms <= now + NEAR_MS {
+            self.due.insert((deadline_ms, key), ());
+        }
+    }
+
+    pub(super) fn upkeep(&mut self, now: u64) -> Result<(), StoreError> {
+        self.expire(now);
+        self.sweep(now);
+        self.expire_parked(now);
+        self.rebalance();
+        self.outboxes(now);
+        self.measure(now);
+        self.probe()
+    }
+
+    /// Ends messages whose time is up: unsent ones are EXPIRED, sent ones without a final receipt UNKNOWN.
+    fn expire(&mut self, now: u64) {
+        for _ in 0..EXPIRE_MAX {
+            let Some(entry) = self.due.first_entry().filter(|e| e.key().0 <= now) else {
+                return;
+            };
+            let (_, key) = *entry.key();
+            entry.remove();
+            let Some(open) = self.book.get(key) else {
+                continue;
+            };
+            let timeout = self.gateway.policy.load().receipt_timeout_ms;
+            match open.phase {
+                // It may be in a bind's hands; its lane reports it too, and the first report wins.
+                Phase::Queued if open.expires_ms <= now => {
+                    self.finish(key, Final::Expired, 0, false, now)
+                }
+                Phase::Sent | Phase::Held if open.step_ms.max(open.at_ms) + timeout <= now => {
+                    let state = open.provisional.unwrap_or(Final::Unknown);
+                    let (err, taken) = (open.provisional_err, open.phase == Phase::Sent);
+                    self.finish(key, state, err, taken, now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Looks at a slice of the open messages for deadlines that have come near.
+    fn sweep(&mut self, now: u64) {
+        let timeout = self.gateway.policy.load().receipt_timeout_ms;
+        let elapsed = now.saturating_sub(self.swept_ms).min(SWEEP_MS);
+        self.swept_ms = now;
+        let slice = (self.book.len() as u64 * elapsed).div_ceil(SWEEP_MS) as usize;
+        for _ in 0..slice.min(self.book.len()) {
+            if self.sweep >= self.book.len() {
+                self.sweep = 0;
+            }
+            if let Some((key, open)) = self.book.at(self.sweep) {
+                let deadline = match open.phase {
+                    Phase::Queued | Phase::Sending => open.expires_ms,
+                    Phase::Sent | Phase::Held => open.step_ms + timeout,
+                };
+                self.watch(key, deadline, now);
+            }
+            self.sweep += 1;
+        }
+    }
+
+    /// Moves what waits at an upstream that cannot send to another one of its route that can.
+    fn rebalance(&mut self) {
+        let policy = self.gateway.policy.load_full();
+        let upstreams = self.gateway.upstreams.clone();
+        if upstreams.len() < 2 {
+            return;
+        }
+        for from in upstreams
+            .iter()
+            .filter(|u| !u.live() && u.depth() != (0, 0))
+        {
+            let (messages, keys) = from.clear();
+            let mut moved: HashMap<UpstreamId, (Vec<Outgoing>, Vec<MessageKey>)> = HashMap::new();
+            for message in messages {
+                let to = self.lane_of(&policy, message.key, from);
+                moved.entry(to).or_default().0.push(message);
+            }
+            for key in keys {
+                let to = self.lane_of(&policy, key, from);
+                moved.entry(to).or_default().1.push(key);
+            }
+            for (to, (messages, keys)) in moved {
+                if let Some(upstream) = self.gateway.upstream(to) {
+                    for key in messages.iter().map(|m| m.key).chain(keys.iter().copied()) {
+                        self.book.moved(key, to);
+                    }
+                    upstream.push_loaded(messages);
+                    upstream.push_backlog(keys);
+                }
+            }
+        }
+    }
+
+    fn lane_of(
+        &self,
+        policy: &crate::flow::Policy,
+        key: MessageKey,
+        now_at: &Upstream,
+    ) -> UpstreamId {
+        let found = self.book.get(key).and_then(|open| {
+            let parts = open.stub.parts();
+            let route = self
+                .gateway
+                .route(policy, open.account, parts.source, parts.dest)?;
+            self.gateway.pick(policy, route, key.0)
+        });
+        found.filter(|u| u.live()).map_or(now_at.id, |u| u.id)
+    }
+
+    fn outboxes(&mut self, now: u64) {
+        let before = now.saturating_sub(self.gateway.policy.load().receipt_keep_ms);
+        for account in self.gateway.accounts().iter() {
+            if account.outbox.next_due().is_some_and(|due| due <= now) {
+                account.outbox.resume(now);
+            }
+            let dropped = account.outbox.expire(before);
+            if dropped > 0 {
+                self.gateway
+                    .metrics
+                    .outbox_expired
+                    .increment(dropped as u64);
+            }
+        }
+    }
+
+    fn measure(&mut self, now: u64) {
+        let elapsed = now.saturating_sub(self.rate.window_ms);
+        if elapsed >= 100 {
+            self.rate.per_second = self.rate.rows * 1_000 / elapsed;
+            self.rate.rows = 0;
+            self.rate.window_ms = now;
+        }
+        let g = &self.gateway;
+        let low = self
+            .store
+            .free_bytes()
+            .is_some_and(|free| free < g.limits.free_min_bytes);
+        if g.low_space.swap(low, Ordering::Relaxed) != low {
+            if low {
+                tracing::error!(
+                    "free disk space is below [store] free_min_bytes; submits are refused until there is more"
+                );
+            } else {
+                tracing::info!("free disk space is above [store] free_min_bytes again");
+            }
+        }
+        g.totals
+            .sealing
+            .store(self.store.backlog() as u64, Ordering::Relaxed);
+    }
+
+    /// While the store is down and nothing has to be written, tries it with a batch of one posting-free row.
+    fn probe(&mut self) -> Result<(), StoreError> {
+        if !self.gateway.store_down.load(Ordering::Relaxed) || !self.batch.is_empty() {
+            return Ok(());
+        }
+        self.batch.id = self.batch_id();
+        match self.store.commit(self.fence, &self.batch) {
+            Ok(()) => {
+                self.next_batch += 1;
+                self.gateway.store_down.store(false, Ordering::Relaxed);
+                tracing::info!("the store takes writes again");
+                Ok(())
+            }
+            Err(StoreError::Full(_) | StoreError::Retry(_) | StoreError::Unknown(_)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads waiting messages back into lanes that run low, and stored deliveries into outboxes that do.
+    pub(super) fn refill(&mut self) -> Result<(), StoreError> {
+        let gateway = std::sync::Arc::clone(&self.gateway);
+        for upstream in &gateway.upstreams {
+            let keys = upstream.refill(REFILL_MAX);
+            if keys.is_empty() {
+                continue;
+            }
+            let mut loaded = Vec::with_capacity(keys.len());
+            let book = &self.book;
+            let keys: Vec<MessageKey> = keys
+                .into_iter()
+                .filter(|k| book.get(*k).is_some_and(|o| o.phase == Phase::Queued))
+                .collect();
+            self.store.load(&keys, &mut |key, message| {
+                if let Some(open) = book.get(key) {
+                    loaded.push(Outgoing {
+                        key,
+                        expires_ms: open.expires_ms,
+                        attempts: 0,
+                        unanswered: 0,
+                        segments: open.segments,
+                        message,
+                    });
+                }
+            })?;
+            upstream.push_loaded(loaded);
+        }
+        for account in gateway.accounts().iter() {
+            if let Some(after) = account.outbox.wants_load(gateway.limits.outbox_max) {
+                let rows = self.store.load_outbox(account.id, after, REFILL_MAX)?;
+                account.outbox.loaded(&rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// A slice of sealing, when nothing waits or too much has gathered.
+    pub(super) fn seal(&mut self, now: u64, idle: bool) -> Result<(), StoreError> {
+        if !idle && self.store.backlog() <= SEAL_BACKLOG {
+            return Ok(());
+        }
+        if let Some(upto) = self.store.sealing() {
+            let mut clear = true;
+            for account in self.gateway.accounts().iter() {
+                clear &= account.outbox.store_up_to(upto);
+            }
+            if !clear {
+                return Ok(());
+            }
+        }
+        match self.store.maintain(self.fence, now)? {
+            Progress::Idle | Progress::More => Ok(()),
+        }
+    }
+
+    /// Messages that were marked as being sent when the process ended.
+    pub(super) fn settle_unknown(&mut self, messages: Vec<(MessageKey, UpstreamId)>) {
+        let now = (self.options.now_ms)();
+        for (key, upstream) in messages {
+            let policy = self
+                .gateway
+                .upstream(upstream)
+                .map(|u| u.options.unknown_outcome);
+            match policy {
+                Some(UnknownOutcome::Fail) => self.finish(key, Final::Undeliverable, 0, false, now),
+                Some(UnknownOutcome::Hold) => self.mark(upstream, key, MarkKind::Held, now),
+                Some(UnknownOutcome::Resend) | None => {
+                    // The policy was changed to resend while the process was down.
+                    self.book.requeued(key);
+                    self.book.moved(key, upstream);
+                    if let Some(u) = self.gateway.upstream(upstream) {
+                        u.push_backlog([key]);
+                    }
+                }
+            }
+        }
+    }
+}

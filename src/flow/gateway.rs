@@ -1,0 +1,311 @@
+//! The shared handle: what every session, the admin socket and the engine know of each other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+
+use super::account::Accounts;
+use super::ingress::{Control, ControlError, ControlReply, Ingress, Input, Signal, lock};
+use super::lane::{Outgoing, Upstream};
+use super::policy::Policy;
+use crate::domain::reject::Reject;
+use crate::ids::{AccountId, SessionId, UpstreamId};
+use crate::metrics::Metrics;
+
+/// Bounds on what the gateway holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Messages accepted and not final; beyond: refused.
+    pub open_max: u64,
+    /// Submits waiting for their commit; beyond: refused.
+    pub ingress_max: u64,
+    /// Receipts and inbound messages in memory per account; beyond: in the store.
+    pub outbox_max: usize,
+    /// Parked receipts; beyond, the oldest goes.
+    pub parked_max: usize,
+    /// How long a parked receipt is kept, ms.
+    pub parked_keep_ms: u64,
+    /// Free disk space below which submits are refused, bytes.
+    pub free_min_bytes: u64,
+    /// Rows in one commit.
+    pub batch_rows_max: usize,
+}
+
+/// What a listed session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionKind {
+    /// bind_transmitter.
+    Transmitter,
+    /// bind_receiver.
+    Receiver,
+    /// bind_transceiver.
+    Transceiver,
+}
+
+/// A bound customer session, for listing and kicking.
+pub struct SessionInfo {
+    /// Its number in this process.
+    pub id: SessionId,
+    /// Whose.
+    pub account: AccountId,
+    /// Kind of bind.
+    pub kind: SessionKind,
+    /// From where.
+    pub peer: SocketAddr,
+    /// Bound since, ms since the epoch.
+    pub since_ms: u64,
+    /// Submits read.
+    pub submits: AtomicU64,
+    /// Deliveries answered.
+    pub delivered: AtomicU64,
+    /// Set to end it.
+    pub kicked: AtomicBool,
+    /// Wakes it.
+    pub signal: Arc<dyn Signal>,
+}
+
+/// Counters since the start, for `stats.show` and the demo.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Submits on record.
+    pub accepted: AtomicU64,
+    /// Submits refused.
+    pub refused: AtomicU64,
+    /// Taken by upstreams.
+    pub sent: AtomicU64,
+    /// Ended.
+    pub finished: AtomicU64,
+    /// Receipts from upstreams.
+    pub receipts: AtomicU64,
+    /// Receipts without a known message.
+    pub unmatched: AtomicU64,
+    /// Inbound messages.
+    pub inbound: AtomicU64,
+    /// Deliveries answered by customers.
+    pub delivered: AtomicU64,
+    /// Commits.
+    pub commits: AtomicU64,
+    /// Rows committed.
+    pub rows: AtomicU64,
+    /// Open messages.
+    pub open: AtomicU64,
+    /// Parked receipts.
+    pub parked: AtomicU64,
+    /// Segments waiting to be sealed.
+    pub sealing: AtomicU64,
+}
+
+/// See the module's description. Cheap to share; all methods take `&self`.
+pub struct Gateway {
+    /// Rules in force.
+    pub policy: ArcSwap<Policy>,
+    accounts: ArcSwap<Accounts>,
+    /// Upstreams in the order of the config.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// The way in to the engine.
+    pub ingress: Ingress,
+    /// Bounds.
+    pub limits: Limits,
+    /// Counters.
+    pub totals: Totals,
+    /// Metric handles.
+    pub metrics: Metrics,
+    /// Submits admitted and not yet committed.
+    pub(super) in_commit: AtomicU64,
+    /// Disk below `free_min_bytes`.
+    pub(super) low_space: AtomicBool,
+    /// The last commit failed for lack of space or a lock.
+    pub(super) store_down: AtomicBool,
+    draining: AtomicBool,
+    /// Ended: the engine has stopped.
+    pub(super) stopped: AtomicBool,
+    sessions: Mutex<BTreeMap<SessionId, Arc<SessionInfo>>>,
+    next_session: AtomicU64,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gateway({} upstreams)", self.upstreams.len())
+    }
+}
+
+impl Gateway {
+    /// A gateway without accounts; the engine fills them in at recovery.
+    #[must_use]
+    pub fn new(
+        policy: Policy,
+        upstreams: Vec<Arc<Upstream>>,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> Gateway {
+        Gateway {
+            policy: ArcSwap::from_pointee(policy),
+            accounts: ArcSwap::default(),
+            upstreams,
+            ingress: Ingress::default(),
+            limits,
+            totals: Totals::default(),
+            metrics,
+            in_commit: AtomicU64::new(0),
+            low_space: AtomicBool::new(false),
+            store_down: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            sessions: Mutex::default(),
+            next_session: AtomicU64::new(1),
+        }
+    }
+
+    /// The accounts as they are now.
+    #[must_use]
+    pub fn accounts(&self) -> Arc<Accounts> {
+        self.accounts.load_full()
+    }
+
+    pub(super) fn set_accounts(&self, accounts: Accounts) {
+        self.accounts.store(Arc::new(accounts));
+    }
+
+    /// An upstream by its stable id.
+    #[must_use]
+    pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|u| u.id == id)
+    }
+
+    /// An upstream by name.
+    #[must_use]
+    pub fn upstream_by_name(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|u| u.options.name == name)
+    }
+
+    /// Sends a control request to the engine; `reply` is called once on its thread.
+    pub fn control(
+        &self,
+        op: Control,
+        reply: impl FnOnce(Result<ControlReply, ControlError>) + Send + 'static,
+    ) {
+        if self.stopped() {
+            reply(Err(ControlError::Unavailable));
+        } else {
+            self.ingress.put(Input::Control(op, Box::new(reply)));
+        }
+    }
+
+    /// Why no submit can be taken at all at the moment, if so.
+    #[must_use]
+    pub fn closed_for_submits(&self) -> Option<Reject> {
+        if self.low_space.load(Ordering::Relaxed)
+            || self.store_down.load(Ordering::Relaxed)
+            || self.draining.load(Ordering::Relaxed)
+        {
+            return Some(Reject::StoreUnavailable);
+        }
+        let full = self.in_commit.load(Ordering::Relaxed) >= self.limits.ingress_max
+            || self.totals.open.load(Ordering::Relaxed) >= self.limits.open_max;
+        full.then_some(Reject::Overload)
+    }
+
+    /// Whether the store takes writes.
+    #[must_use]
+    pub fn store_ok(&self) -> bool {
+        !self.store_down.load(Ordering::Relaxed) && !self.low_space.load(Ordering::Relaxed)
+    }
+
+    /// Stops taking submits; what is accepted goes on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Gateway::drain`] was called.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether the engine has ended.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// A number for a new session.
+    #[must_use]
+    pub fn session_id(&self) -> SessionId {
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Lists a bound session until [`Gateway::leave`].
+    pub fn enter(&self, session: Arc<SessionInfo>) {
+        lock(&self.sessions).insert(session.id, session);
+    }
+
+    /// Takes a session off the list.
+    pub fn leave(&self, id: SessionId) {
+        lock(&self.sessions).remove(&id);
+    }
+
+    /// Bound customer sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<SessionInfo>> {
+        lock(&self.sessions).values().cloned().collect()
+    }
+
+    /// Ends sessions that `which` picks; how many.
+    pub fn kick(&self, which: impl Fn(&SessionInfo) -> bool) -> usize {
+        let chosen: Vec<_> = self.sessions().into_iter().filter(|s| which(s)).collect();
+        for session in &chosen {
+            session.kicked.store(true, Ordering::Release);
+            session.signal.signal();
+        }
+        chosen.len()
+    }
+
+    /// The route of a message of an account.
+    #[must_use]
+    pub fn route(
+        &self,
+        policy: &Policy,
+        account: AccountId,
+        source: &[u8],
+        dest: &[u8],
+    ) -> Option<u16> {
+        let accounts = self.accounts();
+        let spec = accounts.get(account).map(|a| a.spec());
+        policy
+            .routes
+            .find(spec.as_ref().map_or("", |s| &s.name), source, dest)
+    }
+
+    /// Picks the upstream for a message: the first live one among the route's, else the first that is switched on.
+    #[must_use]
+    pub fn pick(&self, policy: &Policy, route: u16, turn: u64) -> Option<&Arc<Upstream>> {
+        use crate::domain::route::Strategy;
+        let route = policy.routes.get(route)?;
+        let n = route.to.len();
+        let start = match route.strategy {
+            Strategy::Failover => 0,
+            Strategy::RoundRobin => (turn % n.max(1) as u64) as usize,
+        };
+        let order = || (0..n).filter_map(|i| self.upstream(*route.to.get((start + i) % n)?));
+        order()
+            .find(|u| u.live())
+            .or_else(|| order().find(|u| u.enabled()))
+            .or_else(|| order().next())
+    }
+
+    /// Puts messages into their lanes: `(lane index, message)` in the order accepted.
+    pub(super) fn dispatch(&self, messages: &mut VecDeque<(UpstreamId, Outgoing)>) {
+        while let Some((id, first)) = messages.pop_front() {
+            let mut run = vec![first];
+            while messages.front().is_some_and(|(next, _)| *next == id) {
+                run.extend(messages.pop_front().map(|(_, m)| m));
+            }
+            if let Some(upstream) = self.upstream(id) {
+                upstream.push(run);
+            }
+        }
+    }
+}

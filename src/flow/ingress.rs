@@ -1,0 +1,297 @@
+//! What crosses between the sessions and the engine: always batches, never one message at a time.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::account::AccountState;
+use super::lane::Outgoing;
+use crate::domain::account::Account;
+use crate::domain::message::Message;
+use crate::domain::outcome::{ChargeOn, Wants};
+use crate::domain::reject::Reject;
+use crate::domain::wallet::Hold;
+use crate::ids::{AccountId, MessageKey, UpstreamId};
+use crate::money::Money;
+use crate::store::Topup;
+
+/// Wakes whoever waits behind a mailbox. `net` implements it with its runtime; tests with a counter.
+pub trait Signal: Send + Sync {
+    /// Called after something was put in. Must not block.
+    fn signal(&self);
+}
+
+/// Locks without poisoning: a panic aborts the process in production, and a test that panics has failed already.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A batch mailbox towards one session. Bounded by what the session may have outstanding (its windows).
+pub struct Mailbox<T> {
+    items: Mutex<Vec<T>>,
+    signal: Box<dyn Signal>,
+}
+
+impl<T> std::fmt::Debug for Mailbox<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mailbox({})", lock(&self.items).len())
+    }
+}
+
+impl<T> Mailbox<T> {
+    /// An empty mailbox that wakes its owner through `signal`.
+    #[must_use]
+    pub fn new(signal: Box<dyn Signal>) -> Mailbox<T> {
+        Mailbox {
+            items: Mutex::new(Vec::new()),
+            signal,
+        }
+    }
+
+    /// Puts a batch in and wakes the owner once.
+    pub fn put(&self, batch: impl IntoIterator<Item = T>) {
+        lock(&self.items).extend(batch);
+        self.signal.signal();
+    }
+
+    /// Moves everything into `into`.
+    pub fn take(&self, into: &mut Vec<T>) {
+        let mut items = lock(&self.items);
+        if into.is_empty() {
+            std::mem::swap(into, &mut items);
+        } else {
+            into.append(&mut items);
+        }
+    }
+
+    /// Wakes the owner without putting anything in.
+    pub fn wake(&self) {
+        self.signal.signal();
+    }
+}
+
+/// To a customer's session.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ToCustomer {
+    /// On record: answer this submit with ESME_ROK and the key.
+    Accepted(u32, MessageKey),
+    /// Could not be put on record: answer with the reason's status. Nothing was charged.
+    Refused(u32, Reject),
+}
+
+/// To an upstream bind.
+#[derive(Debug)]
+pub enum ToUpstream {
+    /// On record: answer the deliver_sm that carried this token with ESME_ROK.
+    Committed(u64),
+    /// Marked as being sent: write it now.
+    Write(Outgoing),
+}
+
+/// A submit that passed every check and holds its price.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The customer's sequence number, for the answer.
+    pub sequence: u32,
+    /// Now, ms since the epoch.
+    pub at_ms: u64,
+    /// Until when it may be sent.
+    pub expires_ms: u64,
+    /// Its price, set aside.
+    pub hold: Hold,
+    /// Version of the tariff.
+    pub tariff: u32,
+    /// When the price is earned.
+    pub charge_on: ChargeOn,
+    /// Which receipts are wanted.
+    pub wants: Wants,
+    /// Segments billed.
+    pub segments: u8,
+    /// Index of its route in the policy.
+    pub route: u16,
+    /// The message.
+    pub message: Message,
+}
+
+/// A receipt as an upstream reported it.
+#[derive(Debug, Clone)]
+pub struct UpReceipt {
+    /// The SMSC's id as written, at most 65 octets.
+    pub smsc_id: Box<[u8]>,
+    /// The number the message went to (source address of the receipt); empty if not given.
+    pub number: Box<[u8]>,
+    /// message_state; 1 (ENROUTE) and unknown numbers are no end.
+    pub state: u8,
+    /// The `err` field.
+    pub err: u16,
+}
+
+/// What an upstream bind reports.
+#[derive(Debug)]
+pub enum UpEvent {
+    /// Taken by the SMSC under this id.
+    Sent {
+        /// Which message.
+        key: MessageKey,
+        /// The SMSC's id, at most 65 octets; empty if it gave none.
+        smsc_id: Box<[u8]>,
+    },
+    /// Refused for good with this command_status.
+    Failed {
+        /// Which message.
+        key: MessageKey,
+        /// The command_status.
+        status: u32,
+    },
+    /// Its validity ran out before it was sent.
+    Expired(MessageKey),
+    /// About to be written; wants its mark on record first.
+    Sending(Outgoing),
+    /// Marked as being sent, but not written or refused for the moment: it waits again.
+    Requeued(MessageKey),
+    /// Written, never answered, and to be held.
+    Held(MessageKey),
+    /// Written, never answered, and to be failed.
+    Abandoned(MessageKey),
+    /// A receipt; the token comes back with the answer.
+    Receipt(u64, UpReceipt),
+    /// A mobile-originated message; the token comes back with the answer.
+    Inbound(u64, Message),
+}
+
+/// Why a control request was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlError {
+    /// No such account.
+    NotFound,
+    /// The name or system_id is taken.
+    Taken(&'static str),
+    /// The receipt is on record with another amount or account.
+    IdempotencyConflict,
+    /// The store cannot take it now.
+    Unavailable,
+    /// A field is wrong.
+    Invalid(&'static str, String),
+}
+
+/// What a control request answers.
+#[derive(Debug, Clone)]
+pub enum ControlReply {
+    /// The account as it is now.
+    Account(Account),
+    /// The top-up on record, and whether it had been there before.
+    Topup(Topup, bool),
+    /// An open message, if it is open.
+    Open(Option<super::OpenView>),
+    /// Done.
+    Done,
+}
+
+/// Called once with the outcome, on the engine's thread: must not block.
+pub type Reply = Box<dyn FnOnce(Result<ControlReply, ControlError>) + Send>;
+
+/// A change from the control plane. It goes through the engine so that it is ordered with traffic and durable before the
+/// answer.
+#[derive(Debug)]
+pub enum Control {
+    /// Creates an account; its id is assigned.
+    CreateAccount(Box<Account>),
+    /// Replaces an account (same id).
+    PutAccount(Box<Account>),
+    /// Books a payment.
+    Topup {
+        /// For whom.
+        account: AccountId,
+        /// How much; positive.
+        amount: Money,
+        /// Who says so.
+        provider: String,
+        /// The provider's receipt number.
+        receipt: String,
+    },
+    /// Looks an open message up.
+    ShowOpen(MessageKey),
+    /// Answers when everything before it is on record.
+    Barrier,
+}
+
+/// One hand-over to the engine.
+pub enum Input {
+    /// Submits of one session.
+    Submits {
+        /// Whose.
+        account: Arc<AccountState>,
+        /// In the order they came.
+        items: Vec<Admitted>,
+        /// Where the answers go.
+        reply: Arc<Mailbox<ToCustomer>>,
+    },
+    /// Reports of one upstream bind.
+    Upstream {
+        /// Which upstream.
+        upstream: UpstreamId,
+        /// In the order they came.
+        events: Vec<UpEvent>,
+        /// Where the answers go.
+        reply: Arc<Mailbox<ToUpstream>>,
+    },
+    /// A control request.
+    Control(Control, Reply),
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Input::Submits { items, .. } => write!(f, "Submits({})", items.len()),
+            Input::Upstream { events, .. } => write!(f, "Upstream({})", events.len()),
+            Input::Control(op, _) => op.fmt(f),
+        }
+    }
+}
+
+/// The engine's inbox. Bounded by the windows of all sessions and by `ingress_max`, which admission enforces.
+#[derive(Debug, Default)]
+pub struct Ingress {
+    state: Mutex<Inbox>,
+    ready: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    inputs: VecDeque<Input>,
+    woken: bool,
+}
+
+impl Ingress {
+    /// Hands one batch over.
+    pub fn put(&self, input: Input) {
+        let mut state = lock(&self.state);
+        state.inputs.push_back(input);
+        // The engine looks again by itself after each commit; only a waiting one needs the call.
+        let first = state.inputs.len() == 1;
+        drop(state);
+        if first {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Makes the engine look at its timers and lanes.
+    pub fn wake(&self) {
+        lock(&self.state).woken = true;
+        self.ready.notify_one();
+    }
+
+    /// Moves everything into `into`, waiting up to `wait` for something to come.
+    pub fn take(&self, into: &mut VecDeque<Input>, wait: Duration) {
+        let mut state = lock(&self.state);
+        if state.inputs.is_empty() && !state.woken && !wait.is_zero() {
+            state = self
+                .ready
+                .wait_timeout_while(state, wait, |s| s.inputs.is_empty() && !s.woken)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        state.woken = false;
+        into.append(&mut state.inputs);
+    }
+}

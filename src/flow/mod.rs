@@ -1,0 +1,29 @@
+//! The path of a message: admission, commit, dispatch, settlement, receipts. Synchronous, with time passed in; it knows
+//! neither tokio nor SMPP nor SQL, so the whole business path runs in a test without sockets or sleeping.
+//!
+//! Who owns what:
+//! - [`Gateway`] is the shared handle: accounts, policy, upstream lanes, and the way in to the engine.
+//! - [`Engine`] is the single owner of open messages, receipt correlation and the store. It takes inputs in batches,
+//!   turns them into one [`crate::store::Batch`], commits, and only then lets any answer, dispatch or receipt out.
+//! - An account's wallet is behind a mutex held for a few instructions; admission takes holds there, the engine settles them.
+
+mod account;
+mod admit;
+mod engine;
+mod gateway;
+mod ingress;
+mod lane;
+mod outbox;
+mod policy;
+
+pub use account::{AccountState, Accounts};
+pub use admit::{Submission, admit};
+pub use engine::{Engine, EngineOptions, OpenView};
+pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals};
+pub use ingress::{
+    Admitted, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer,
+    ToUpstream, UpEvent, UpReceipt,
+};
+pub use lane::{BindInfo, Outgoing, UnknownOutcome, Upstream, UpstreamOptions};
+pub use outbox::{OutItem, Outbox, Payload};
+pub use policy::{InboundRule, Policy};

@@ -1,0 +1,563 @@
+//! What waits for a customer: receipts and inbound messages, in memory up to a bound and in the store beyond it.
+//!
+//! An item that is in memory alone is covered by its journal row and the account's watermark: everything at or below the
+//! watermark has been delivered, everything above is offered again after a restart. An item that has a row in the stored
+//! outbox is independent of the watermark; its row is deleted once delivered.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use super::ingress::{Signal, lock};
+use crate::domain::message::{Message, Stub};
+use crate::domain::outcome::Final;
+use crate::ids::{AccountId, MessageKey, Pos, SessionId};
+use crate::store::{OutboxKind, OutboxRow};
+
+/// What is delivered.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// A delivery receipt.
+    Receipt {
+        /// The message it speaks of.
+        key: MessageKey,
+        /// Its addresses and the beginning of its text.
+        stub: Stub,
+        /// How it ended.
+        state: Final,
+        /// `err`.
+        err: u16,
+        /// When it was accepted, ms since the epoch.
+        submitted_ms: u64,
+        /// When it ended, ms since the epoch.
+        done_ms: u64,
+    },
+    /// A mobile-originated message.
+    Inbound(Message),
+}
+
+/// One delivery to a customer.
+#[derive(Debug, Clone)]
+pub struct OutItem {
+    /// Its place in the account's order.
+    pub pos: Pos,
+    /// When it came, ms since the epoch.
+    pub at_ms: u64,
+    /// Refusals so far.
+    pub attempts: u32,
+    /// It has a row in the stored outbox.
+    pub stored: bool,
+    /// What it is.
+    pub payload: Payload,
+}
+
+const RECEIPT_HEAD: usize = 1 + 2 + 8 + 8;
+
+impl OutItem {
+    /// The row that stands for it in the stored outbox.
+    #[must_use]
+    pub fn row(&self, account: AccountId, parked: bool) -> OutboxRow {
+        let (kind, key, payload) = match &self.payload {
+            Payload::Receipt {
+                key,
+                stub,
+                state,
+                err,
+                submitted_ms,
+                done_ms,
+            } => {
+                let mut out = Vec::with_capacity(RECEIPT_HEAD + stub.record().len());
+                out.push(state.code());
+                out.extend_from_slice(&err.to_le_bytes());
+                out.extend_from_slice(&submitted_ms.to_le_bytes());
+                out.extend_from_slice(&done_ms.to_le_bytes());
+                out.extend_from_slice(stub.record());
+                (OutboxKind::Receipt, *key, out.into_boxed_slice())
+            }
+            Payload::Inbound(message) => {
+                (OutboxKind::Inbound, MessageKey(0), message.record().into())
+            }
+        };
+        OutboxRow {
+            account,
+            pos: self.pos,
+            kind,
+            key,
+            at_ms: self.at_ms,
+            parked,
+            payload,
+        }
+    }
+
+    /// Reads a stored row back; `None` if its payload is damaged.
+    #[must_use]
+    pub fn from_row(row: &OutboxRow) -> Option<OutItem> {
+        let payload = match row.kind {
+            OutboxKind::Inbound => Payload::Inbound(Message::from_record(&row.payload).ok()?),
+            OutboxKind::Receipt => {
+                let (head, stub) = row.payload.split_at_checked(RECEIPT_HEAD)?;
+                Payload::Receipt {
+                    key: row.key,
+                    stub: Stub::from_record(stub).ok()?,
+                    state: Final::from_code(*head.first()?)?,
+                    err: u16::from_le_bytes(head.get(1..3)?.try_into().ok()?),
+                    submitted_ms: u64::from_le_bytes(head.get(3..11)?.try_into().ok()?),
+                    done_ms: u64::from_le_bytes(head.get(11..19)?.try_into().ok()?),
+                }
+            }
+        };
+        Some(OutItem {
+            pos: row.pos,
+            at_ms: row.at_ms,
+            attempts: 0,
+            stored: true,
+            payload,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    ready: VecDeque<OutItem>,
+    /// Items refused by the customer, by when they are offered again.
+    delayed: BTreeMap<(u64, Pos), OutItem>,
+    /// Items that need a row before they go on: refused ones, and those whose segment is to be sealed.
+    to_store: Vec<(OutItem, After)>,
+    /// Handed to sessions, unanswered. Only memory-only items matter here: (position, delivered).
+    order: VecDeque<(Pos, bool)>,
+    in_flight: usize,
+    /// Highest position ever put in `order`.
+    last: Pos,
+    written: Pos,
+    /// Rows to delete.
+    delivered: Vec<Pos>,
+    /// Rows in the store that are not in memory, and the highest position loaded.
+    in_store: u64,
+    loaded: Pos,
+    receivers: HashMap<SessionId, Arc<dyn Signal>>,
+    turn: usize,
+    changed: bool,
+}
+
+/// What becomes of an item once its row is written.
+#[derive(Debug, Clone, Copy)]
+enum After {
+    Ready,
+    Retry(u64),
+    Parked,
+}
+
+/// Changes the engine has to put on record.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    /// New watermark.
+    pub watermark: Option<Pos>,
+    /// Rows to delete.
+    pub delete: Vec<Pos>,
+    /// Rows to write.
+    pub put: Vec<OutboxRow>,
+}
+
+/// See the module's description. Shared by the engine (which fills it) and the account's receiving sessions.
+pub struct Outbox {
+    account: AccountId,
+    inner: Mutex<Inner>,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let inner = lock(&self.inner);
+        write!(
+            f,
+            "Outbox({} ready, {} stored)",
+            inner.ready.len(),
+            inner.in_store
+        )
+    }
+}
+
+/// A receiving session is woken for about this many items, so that a thousand binds of one account are not all woken for ten.
+const ITEMS_PER_WAKE: usize = 50;
+
+impl Outbox {
+    pub(super) fn new(account: AccountId) -> Outbox {
+        Outbox {
+            account,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Items in memory and in the store.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        let i = lock(&self.inner);
+        (i.ready.len() + i.delayed.len() + i.to_store.len() + i.in_flight) as u64 + i.in_store
+    }
+
+    /// Nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the next item has to go to the store.
+    pub(super) fn full(&self, max: usize) -> bool {
+        let i = lock(&self.inner);
+        // While older ones wait in the store, newer ones queue behind them.
+        i.in_store > 0 || i.ready.len() + i.delayed.len() + i.in_flight >= max
+    }
+
+    /// Adds items that are on record. `items` are in order of position.
+    pub(super) fn push(&self, items: impl IntoIterator<Item = OutItem>) {
+        let mut i = lock(&self.inner);
+        let mut added = 0;
+        for item in items {
+            if !item.stored {
+                i.order.push_back((item.pos, false));
+                i.last = i.last.max(item.pos);
+            }
+            if i.in_store == 0 {
+                // Whatever row it has or gets, it is in memory: loading goes on behind it.
+                i.loaded = i.loaded.max(item.pos);
+            }
+            i.ready.push_back(item);
+            added += 1;
+        }
+        wake(&mut i, added);
+    }
+
+    /// Notes rows that go to the store alone, in the commit under way.
+    pub(super) fn spilled(&self, rows: u64) {
+        lock(&self.inner).in_store += rows;
+    }
+
+    /// A receiving session joins.
+    pub fn join(&self, session: SessionId, signal: Arc<dyn Signal>) {
+        let mut i = lock(&self.inner);
+        signal.signal();
+        i.receivers.insert(session, signal);
+    }
+
+    /// A receiving session leaves.
+    pub fn leave(&self, session: SessionId) {
+        lock(&self.inner).receivers.remove(&session);
+    }
+
+    /// Receiving sessions.
+    #[must_use]
+    pub fn receivers(&self) -> usize {
+        lock(&self.inner).receivers.len()
+    }
+
+    /// Takes up to `max` items to deliver.
+    pub fn take(&self, max: usize, into: &mut Vec<OutItem>) {
+        let mut i = lock(&self.inner);
+        let n = max.min(i.ready.len());
+        i.in_flight += n;
+        into.extend(i.ready.drain(..n));
+        if i.ready.is_empty() && i.ready.capacity() > 1024 {
+            i.ready = VecDeque::new();
+        }
+    }
+
+    /// The customer has taken them. `true` if the engine should be told soon.
+    pub fn delivered(&self, items: &[(Pos, bool)]) {
+        let mut i = lock(&self.inner);
+        i.in_flight = i.in_flight.saturating_sub(items.len());
+        i.changed = true;
+        for (pos, stored) in items {
+            if *stored {
+                i.delivered.push(*pos)
+            } else {
+                done(&mut i, *pos)
+            }
+        }
+    }
+
+    /// The customer did not answer, or the session ended: offer them again first.
+    pub fn give_back(&self, items: impl DoubleEndedIterator<Item = OutItem>) {
+        let mut i = lock(&self.inner);
+        let mut back = 0;
+        for item in items.rev() {
+            i.ready.push_front(item);
+            back += 1;
+        }
+        i.in_flight = i.in_flight.saturating_sub(back);
+        wake(&mut i, back);
+    }
+
+    /// The customer refused it: put on record, then offered again after `pause_ms`, or parked for good.
+    pub fn refused(&self, mut item: OutItem, now_ms: u64, pause_ms: u64, park: bool) {
+        let mut i = lock(&self.inner);
+        i.in_flight = i.in_flight.saturating_sub(1);
+        item.attempts += 1;
+        let due = now_ms + pause_ms;
+        match (park, item.stored) {
+            (true, _) => i.to_store.push((item, After::Parked)),
+            (false, true) => {
+                i.delayed.insert((due, item.pos), item);
+            }
+            (false, false) => i.to_store.push((item, After::Retry(due))),
+        }
+        i.changed = true;
+    }
+
+    /// When the next refused item is due.
+    pub(super) fn next_due(&self) -> Option<u64> {
+        lock(&self.inner).delayed.keys().next().map(|(due, _)| *due)
+    }
+
+    /// Offers refused items whose pause is over.
+    pub(super) fn resume(&self, now_ms: u64) {
+        let mut i = lock(&self.inner);
+        let mut back = 0;
+        while let Some(entry) = i.delayed.first_entry().filter(|e| e.key().0 <= now_ms) {
+            let item = entry.remove();
+            i.ready.push_back(item);
+            back += 1;
+        }
+        wake(&mut i, back);
+    }
+
+    /// What has to be put on record since the last call. Call [`Outbox::recorded`] once it is.
+    pub(super) fn dirty(&self) -> Option<Dirty> {
+        let mut i = lock(&self.inner);
+        if !std::mem::take(&mut i.changed) {
+            return None;
+        }
+        let mark = watermark(&i);
+        let put = i
+            .to_store
+            .iter()
+            .map(|(item, after)| item.row(self.account, matches!(after, After::Parked)))
+            .collect();
+        let moved = mark > i.written;
+        i.written = mark;
+        Some(Dirty {
+            watermark: moved.then_some(mark),
+            delete: std::mem::take(&mut i.delivered),
+            put,
+        })
+    }
+
+    /// The rows that [`Outbox::dirty`] asked for are written.
+    pub(super) fn recorded(&self, rows: usize) {
+        let mut i = lock(&self.inner);
+        let n = rows.min(i.to_store.len());
+        let items: Vec<_> = i.to_store.drain(..n).collect();
+        let mut back = 0;
+        for (mut item, after) in items {
+            if !item.stored {
+                done(&mut i, item.pos);
+                item.stored = true;
+            }
+            match after {
+                After::Ready => {
+                    i.ready.push_back(item);
+                    back += 1;
+                }
+                After::Retry(due) => {
+                    i.delayed.insert((due, item.pos), item);
+                }
+                After::Parked => {}
+            }
+        }
+        i.changed = true;
+        wake(&mut i, back);
+    }
+
+    /// Asks for rows for everything up to `pos` that is in memory alone. `true` once there is nothing left to write.
+    pub(super) fn store_up_to(&self, pos: Pos) -> bool {
+        let mut i = lock(&self.inner);
+        if i.order.front().is_none_or(|(p, _)| *p > pos) {
+            return true;
+        }
+        let (move_out, keep): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut i.ready)
+            .into_iter()
+            .partition(|item| !item.stored && item.pos <= pos);
+        i.ready = keep;
+        i.to_store
+            .extend(move_out.into_iter().map(|item| (item, After::Ready)));
+        i.changed = true;
+        false
+    }
+
+    /// Where to go on loading from the store, if there is room in memory and rows to load.
+    pub(super) fn wants_load(&self, max: usize) -> Option<Pos> {
+        let i = lock(&self.inner);
+        (i.in_store > 0 && i.ready.len() + i.in_flight < max / 2 && !i.receivers.is_empty())
+            .then_some(i.loaded)
+    }
+
+    /// Rows loaded from the store; an empty batch says there are none left.
+    pub(super) fn loaded(&self, rows: &[OutboxRow]) {
+        let mut i = lock(&self.inner);
+        match rows.last() {
+            None => i.in_store = 0,
+            Some(last) => {
+                i.loaded = last.pos;
+                i.in_store = i.in_store.saturating_sub(rows.len() as u64);
+            }
+        }
+        let before = i.ready.len();
+        i.ready.extend(rows.iter().filter_map(OutItem::from_row));
+        let added = i.ready.len() - before;
+        wake(&mut i, added);
+    }
+
+    /// Drops items older than `before_ms`; they count as delivered. How many.
+    pub(super) fn expire(&self, before_ms: u64) -> usize {
+        let mut i = lock(&self.inner);
+        if i.ready.front().is_none_or(|item| item.at_ms >= before_ms) {
+            return 0;
+        }
+        let (old, keep): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut i.ready)
+            .into_iter()
+            .partition(|item| item.at_ms < before_ms);
+        i.ready = keep;
+        for item in &old {
+            if item.stored {
+                i.delivered.push(item.pos)
+            } else {
+                done(&mut i, item.pos)
+            }
+        }
+        i.changed = true;
+        old.len()
+    }
+
+    /// The watermark read at a restart.
+    pub(super) fn restore(&self, mark: Pos) {
+        let mut i = lock(&self.inner);
+        i.written = i.written.max(mark);
+        i.last = i.last.max(mark);
+    }
+
+    /// The watermark on record.
+    pub(super) fn mark(&self) -> Pos {
+        lock(&self.inner).written
+    }
+}
+
+/// Highest position with everything at or below it delivered.
+fn watermark(i: &Inner) -> Pos {
+    match i.order.front() {
+        Some((first, _)) => Pos(first.0 - 1),
+        None => i.last,
+    }
+}
+
+fn done(i: &mut Inner, pos: Pos) {
+    if let Ok(at) = i.order.binary_search_by_key(&pos, |(p, _)| *p)
+        && let Some(slot) = i.order.get_mut(at)
+    {
+        slot.1 = true;
+    }
+    while matches!(i.order.front(), Some((_, true))) {
+        i.order.pop_front();
+    }
+}
+
+fn wake(i: &mut Inner, added: usize) {
+    if added == 0 || i.receivers.is_empty() {
+        return;
+    }
+    let n = i.receivers.len();
+    let wakes = added.div_ceil(ITEMS_PER_WAKE).min(n);
+    for receiver in i.receivers.values().cycle().skip(i.turn % n).take(wakes) {
+        receiver.signal();
+    }
+    i.turn = (i.turn + wakes) % n;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::message::Parts;
+
+    fn item(pos: u64) -> OutItem {
+        let payload = Payload::Receipt {
+            key: MessageKey(pos),
+            stub: Message::new(&Parts {
+                dest: b"254712345678",
+                ..Parts::default()
+            })
+            .stub(),
+            state: Final::Delivered,
+            err: 7,
+            submitted_ms: 1,
+            done_ms: 2,
+        };
+        OutItem {
+            pos: Pos(pos),
+            at_ms: pos,
+            attempts: 0,
+            stored: false,
+            payload,
+        }
+    }
+
+    fn take(o: &Outbox, max: usize) -> Vec<OutItem> {
+        let mut v = Vec::new();
+        o.take(max, &mut v);
+        v
+    }
+
+    #[test]
+    fn the_watermark_follows_the_oldest_unanswered() {
+        let o = Outbox::new(AccountId(1));
+        o.push([item(5), item(6), item(9)]);
+        let items = take(&o, 10);
+        o.delivered(&[(items[1].pos, false), (items[2].pos, false)]);
+        assert_eq!(o.dirty().unwrap().watermark, Some(Pos(4)));
+        o.delivered(&[(items[0].pos, false)]);
+        assert_eq!(o.dirty().unwrap().watermark, Some(Pos(9)));
+        assert!(o.dirty().is_none() && o.is_empty());
+    }
+
+    #[test]
+    fn a_refused_item_gets_a_row_and_stops_holding_the_watermark() {
+        let o = Outbox::new(AccountId(1));
+        o.push([item(5), item(6)]);
+        let mut items = take(&o, 10);
+        o.delivered(&[(Pos(6), false)]);
+        o.refused(items.remove(0), 100, 50, false);
+        let dirty = o.dirty().unwrap();
+        assert_eq!(dirty.put.len(), 1);
+        o.recorded(1);
+        assert_eq!(o.dirty().unwrap().watermark, Some(Pos(6)));
+        assert_eq!(o.next_due(), Some(150));
+        o.resume(149);
+        assert!(take(&o, 1).is_empty());
+        o.resume(150);
+        let again = take(&o, 1).remove(0);
+        assert_eq!((again.attempts, again.stored), (1, true));
+        o.delivered(&[(again.pos, true)]);
+        assert_eq!(o.dirty().unwrap().delete, [Pos(5)]);
+    }
+
+    #[test]
+    fn a_row_reads_back_as_the_same_item() {
+        let row = item(5).row(AccountId(3), false);
+        let back = OutItem::from_row(&row).unwrap();
+        assert_eq!(
+            format!("{:?}", back.payload),
+            format!("{:?}", item(5).payload)
+        );
+        let cut = OutboxRow {
+            payload: row.payload[..20].into(),
+            ..row
+        };
+        assert!(OutItem::from_row(&cut).is_none());
+    }
+
+    #[test]
+    fn sealing_waits_until_nothing_is_in_memory_alone() {
+        let o = Outbox::new(AccountId(1));
+        o.push([item(5), item(6), item(9)]);
+        assert!(!o.store_up_to(Pos(6)));
+        assert_eq!(o.dirty().unwrap().put.len(), 2);
+        o.recorded(2);
+        assert!(o.store_up_to(Pos(6)));
+        assert_eq!(take(&o, 9).len(), 3);
+    }
+}

@@ -1,0 +1,126 @@
+//! The rules in force: one immutable value, swapped whole when the config changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::domain::address::Numbering;
+use crate::domain::route::RouteTable;
+use crate::domain::tariff::Tariff;
+use crate::ids::AccountId;
+
+/// Who gets mobile-originated messages to an address.
+#[derive(Clone, Debug)]
+pub struct InboundRule {
+    /// Short code or number, compared as written.
+    pub address: String,
+    /// First word of the text, without case; `None`: any.
+    pub keyword: Option<String>,
+    /// Name of the account.
+    pub account: String,
+}
+
+/// Routes, prices and limits of messages.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Number completion.
+    pub numbering: Numbering,
+    /// Which upstreams carry what.
+    pub routes: RouteTable,
+    /// Price lists by name.
+    pub tariffs: HashMap<String, Arc<Tariff>>,
+    /// The price list of accounts that name none: the first of the config.
+    pub default_tariff: Option<Arc<Tariff>>,
+    /// Rules for inbound messages; the first that matches wins, those with a keyword before those without.
+    pub inbound: Vec<InboundRule>,
+    /// Validity of messages that state none, ms.
+    pub validity_default_ms: u64,
+    /// Longest validity, ms; longer ones are cut.
+    pub validity_max_ms: u64,
+    /// Without a final receipt for this long a message is UNKNOWN, ms.
+    pub receipt_timeout_ms: u64,
+    /// Receipts and inbound messages wait this long for a customer, ms.
+    pub receipt_keep_ms: u64,
+    /// Refusals by a customer before a receipt is parked.
+    pub deliver_attempts_max: u32,
+    /// First pause after a refusal, ms; doubles.
+    pub deliver_retry_min_ms: u64,
+    /// Longest pause, ms.
+    pub deliver_retry_max_ms: u64,
+}
+
+impl Policy {
+    /// The price list an account is charged by.
+    #[must_use]
+    pub fn tariff(&self, name: &str) -> Option<&Arc<Tariff>> {
+        if name.is_empty() {
+            self.default_tariff.as_ref()
+        } else {
+            self.tariffs.get(name)
+        }
+    }
+
+    /// The account that owns inbound messages to `address` beginning with `text`.
+    #[must_use]
+    pub fn inbound_owner(
+        &self,
+        address: &[u8],
+        text: &[u8],
+        by_name: impl Fn(&str) -> Option<AccountId>,
+    ) -> Option<AccountId> {
+        let word = text
+            .split(|c| c.is_ascii_whitespace())
+            .find(|w| !w.is_empty())
+            .unwrap_or(&[]);
+        let address = address.strip_prefix(b"+").unwrap_or(address);
+        let matches = |rule: &&InboundRule| {
+            rule.address
+                .strip_prefix('+')
+                .unwrap_or(&rule.address)
+                .as_bytes()
+                == address
+        };
+        let keyword = |rule: &&InboundRule| {
+            rule.keyword
+                .as_ref()
+                .is_some_and(|k| k.as_bytes().eq_ignore_ascii_case(word))
+        };
+        let rule = self
+            .inbound
+            .iter()
+            .filter(matches)
+            .find(keyword)
+            .or_else(|| {
+                self.inbound
+                    .iter()
+                    .filter(matches)
+                    .find(|r| r.keyword.is_none())
+            })?;
+        by_name(&rule.account)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyword_beats_the_bare_address() {
+        let rule = |keyword: Option<&str>, account: &str| InboundRule {
+            address: "22555".into(),
+            keyword: keyword.map(str::to_string),
+            account: account.into(),
+        };
+        let policy = Policy {
+            inbound: vec![rule(None, "1"), rule(Some("NEWS"), "2")],
+            ..Policy::default()
+        };
+        let owner = |address: &str, text: &str| {
+            policy.inbound_owner(address.as_bytes(), text.as_bytes(), |n| {
+                n.parse().ok().map(AccountId)
+            })
+        };
+        assert_eq!(owner("22555", " news today"), Some(AccountId(2)));
+        assert_eq!(owner("22555", "newsletter"), Some(AccountId(1)));
+        assert_eq!(owner("22556", "news"), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! Who may bind. Password checks are slow on purpose (argon2id), so they run one at a time off the runtime's threads, and a
+//! secret that has been verified is remembered under a keyed hash: a reconnect storm costs microseconds.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Argon2, PasswordVerifier};
+use blake2::digest::{KeyInit, Mac};
+use tokio::sync::Semaphore;
+
+use crate::domain::account::BindAllowed;
+use crate::flow::{AccountState, Gateway};
+use crate::session::BindKind;
+
+type Keyed = blake2::Blake2sMac256;
+
+/// Verified secrets that are remembered.
+const REMEMBERED_MAX: usize = 100_000;
+/// Password checks at a time: one keeps a core free for traffic.
+const CHECKS: usize = 1;
+/// A hash of nothing in particular, so that an unknown system_id takes as long as a wrong password.
+const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c21zY29ubmVjdC1ub2JvZHk$sF0Aq0vE4nFHNB0jV5gk3d1m0p1cVYJb1Wv7PLnU9fY";
+
+/// Why a bind is refused. The customer sees one answer for all; the reason is for the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    UnknownSystemId,
+    WrongPassword,
+    Inactive,
+    Address,
+    BindKind,
+    TooManyBinds,
+    Busy,
+}
+
+impl Refusal {
+    pub fn name(self) -> &'static str {
+        match self {
+            Refusal::UnknownSystemId => "unknown system_id",
+            Refusal::WrongPassword => "wrong password",
+            Refusal::Inactive => "account is not active",
+            Refusal::Address => "address is not in the account's allow-list",
+            Refusal::BindKind => "kind of bind is not allowed for the account",
+            Refusal::TooManyBinds => "too many binds",
+            Refusal::Busy => "too many password checks are waiting",
+        }
+    }
+}
+
+/// See the module's description.
+pub(super) struct Auth {
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    waiting_max: usize,
+    key: [u8; 32],
+    remembered: Mutex<HashSet<[u8; 32]>>,
+}
+
+impl Auth {
+    pub fn new(waiting_max: usize) -> Auth {
+        let mut key = [0; 32];
+        if getrandom::fill(&mut key).is_err() {
+            // Without randomness nothing is remembered under a guessable key: each check is then done in full.
+            tracing::error!("the system gives no randomness; verified secrets are not remembered");
+        }
+        Auth {
+            permits: Arc::new(Semaphore::new(CHECKS)),
+            waiting: AtomicUsize::new(0),
+            waiting_max,
+            key,
+            remembered: Mutex::default(),
+        }
+    }
+
+    /// Checks a bind and takes one of the account's bind slots.
+    pub async fn bind(
+        &self,
+        gateway: &Gateway,
+        system_id: &[u8],
+        password: &[u8],
+        kind: BindKind,
+        peer: IpAddr,
+    ) -> Result<Arc<AccountState>, Refusal> {
+        let account = gateway.accounts().by_system_id(system_id).cloned();
+        let hash = account
+            .as_ref()
+            .map_or_else(|| NOBODY.to_string(), |a| a.spec().password_hash.clone());
+        let good = self.verify(hash, password).await?;
+        let account = account.ok_or(Refusal::UnknownSystemId)?;
+        if !good {
+            return Err(Refusal::WrongPassword);
+        }
+        let spec = account.spec();
+        if !account.active() {
+            return Err(Refusal::Inactive);
+        }
+        if !spec.admits(peer) {
+            return Err(Refusal::Address);
+        }
+        let allowed = match spec.bind {
+            BindAllowed::All => true,
+            BindAllowed::Transmitter => kind == BindKind::Transmitter,
+            BindAllowed::Receiver => kind == BindKind::Receiver,
+            BindAllowed::Transceiver => kind == BindKind::Transceiver,
+        };
+        if !allowed {
+            return Err(Refusal::BindKind);
+        }
+        if account.take_bind() {
+            Ok(account)
+        } else {
+            Err(Refusal::TooManyBinds)
+        }
+    }
+
+    async fn verify(&self, hash: String, password: &[u8]) -> Result<bool, Refusal> {
+        let tag = self.tag(&hash, password);
+        if self.knows(tag.as_ref()) {
+            return Ok(true);
+        }
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.waiting_max {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            return Err(Refusal::Busy);
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        // Another bind of the same account may have been checked while this one waited.
+        if self.knows(tag.as_ref()) {
+            return Ok(true);
+        }
+        let password = password.to_vec();
+        let good = tokio::task::spawn_blocking(move || {
+            let _held = permit;
+            PasswordHash::new(&hash)
+                .is_ok_and(|h| Argon2::default().verify_password(&password, &h).is_ok())
+        })
+        .await
+        .unwrap_or(false);
+        if let Some(tag) = tag.filter(|_| good) {
+            let mut remembered = self
+                .remembered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if remembered.len() >= REMEMBERED_MAX {
+                remembered.clear();
+            }
+            remembered.insert(tag);
+        }
+        Ok(good)
+    }
+
+    fn knows(&self, tag: Option<&[u8; 32]>) -> bool {
+        tag.is_some_and(|t| {
+            self.remembered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(t)
+        })
+    }
+
+    /// Keyed over the stored hash too, so that a changed password forgets the old one.
+    fn tag(&self, hash: &str, password: &[u8]) -> Option<[u8; 32]> {
+        if self.key == [0; 32] {
+            return None;
+        }
+        let mut mac = Keyed::new_from_slice(&self.key).ok()?;
+        mac.update(&(hash.len() as u64).to_le_bytes());
+        mac.update(hash.as_bytes());
+        mac.update(password);
+        Some(mac.finalize().into_bytes().into())
+    }
+}

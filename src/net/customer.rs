@@ -1,0 +1,497 @@
+//! A customer's connection, from accept to close.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::auth::Refusal;
+use super::submit::Fault;
+use super::{Shared, Wake, deliver, submit};
+use crate::clock;
+use crate::domain::reject::Reject;
+use crate::flow::{
+    AccountState, Admitted, Input, Mailbox, OutItem, SessionInfo, SessionKind, ToCustomer, admit,
+};
+use crate::ids::{Pos, SessionId};
+use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
+use crate::smpp::{self, BindResp, CommandId, CommandStatus, MAX_PDU_DEFAULT, Tag, Tlvs};
+use crate::wire::{Connection, Read};
+
+/// A peer that does not read: above this many octets waiting for it, nothing more is read from it.
+const OUT_HIGH: usize = 512 * 1024;
+/// Deliveries stop well before that.
+const OUT_DELIVER: usize = 128 * 1024;
+
+/// Who is bound, once bound.
+struct Bound {
+    account: Arc<AccountState>,
+    kind: BindKind,
+    info: Arc<SessionInfo>,
+    window: usize,
+    /// 3.4 or later: may be sent TLVs.
+    tlvs: bool,
+}
+
+/// A bind waiting for its password check.
+struct BindRequest {
+    kind: BindKind,
+    system_id: Vec<u8>,
+    password: Vec<u8>,
+    version: u8,
+}
+
+struct Customer {
+    conn: Connection,
+    wake: Wake,
+    logic: Logic,
+}
+
+/// Everything but the socket.
+struct Logic {
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    id: SessionId,
+    session: Session<OutItem>,
+    wake: Wake,
+    mailbox: Arc<Mailbox<ToCustomer>>,
+    bound: Option<Bound>,
+    bind: Option<BindRequest>,
+    batch: Vec<Admitted>,
+    /// Submits handed over and not answered yet.
+    unanswered: usize,
+    delivered: Vec<(Pos, bool)>,
+    letters: Vec<ToCustomer>,
+    items: Vec<OutItem>,
+    stopping: bool,
+}
+
+/// Serves a connection until it is closed.
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let _set = stream.set_nodelay(true);
+    let c = &shared.customer;
+    let timers = Timers {
+        bind_ms: c.bind_timeout_ms,
+        enquire_link_ms: c.enquire_link_ms,
+        idle_ms: c.idle_timeout_ms,
+        response_ms: c.response_timeout_ms,
+    };
+    let wake = Wake::default();
+    let logic = Logic {
+        id: shared.gateway.session_id(),
+        session: Session::new(
+            Role::Server,
+            timers,
+            c.deliver_window as usize,
+            clock::now_ms(),
+        ),
+        mailbox: Arc::new(Mailbox::new(Box::new(wake.clone()))),
+        wake: wake.clone(),
+        bound: None,
+        bind: None,
+        batch: Vec::new(),
+        unanswered: 0,
+        delivered: Vec::new(),
+        letters: Vec::new(),
+        items: Vec::new(),
+        stopping: false,
+        peer,
+        shared,
+    };
+    let mut customer = Customer {
+        conn: Connection::new(stream),
+        wake,
+        logic,
+    };
+    let cause = customer.run().await;
+    customer.logic.end(cause);
+}
+
+impl Customer {
+    async fn run(&mut self) -> Cause {
+        loop {
+            if let Err(cause) = self.wait().await {
+                return cause;
+            }
+            let now = clock::now_ms();
+            let (conn, logic) = (&mut self.conn, &mut self.logic);
+            logic.letters(&mut conn.out);
+            if let Some(request) = logic.bind.take() {
+                logic.check_bind(request, &mut conn.out).await;
+                conn.feed(&[], now, |out, octets| logic.consume(out, octets, now));
+                logic.hand_over();
+            }
+            logic.deliver(conn.pending(), &mut conn.out, now);
+            logic.timers(conn.partial_since(), &mut conn.out, now);
+            if logic.shared.stop.is_cancelled() && !logic.stopping {
+                logic.stopping = true;
+            }
+            if logic.stopping && logic.unanswered == 0 {
+                logic.session.unbind(now, &mut conn.out);
+            }
+            if conn.flush().is_err() {
+                return logic.session.close(Cause::PeerClosed);
+            }
+            if let State::Closed(cause) = logic.session.state() {
+                return cause;
+            }
+        }
+    }
+
+    /// Waits for something to do, and reads if there is something to read.
+    async fn wait(&mut self) -> Result<(), Cause> {
+        let now = clock::now_ms();
+        let logic = &mut self.logic;
+        let deadline = logic
+            .deadline(self.conn.partial_since())
+            .map_or(3_600_000, |at| at.saturating_sub(now));
+        let may_read = self.conn.pending() < OUT_HIGH;
+        let may_write = self.conn.pending() > 0;
+        let (stream, wake, stop) = (&self.conn.stream, &self.wake.0, &logic.shared.stop);
+        let readable = tokio::select! {
+            ready = stream.readable(), if may_read => ready.map(|()| true),
+            ready = stream.writable(), if may_write => ready.map(|()| false),
+            () = wake.notified() => Ok(false),
+            () = tokio::time::sleep(Duration::from_millis(deadline)) => Ok(false),
+            () = stop.cancelled(), if !logic.stopping => Ok(false),
+        };
+        match readable {
+            Ok(true) => {
+                let now = clock::now_ms();
+                let result = self
+                    .conn
+                    .read(now, |out, octets| logic.consume(out, octets, now));
+                logic.hand_over();
+                match result {
+                    Ok(Read::Some | Read::Nothing) => Ok(()),
+                    Ok(Read::Closed) | Err(_) => Err(logic.session.close(Cause::PeerClosed)),
+                }
+            }
+            Ok(false) => Ok(()),
+            Err(_) => Err(logic.session.close(Cause::PeerClosed)),
+        }
+    }
+}
+
+impl Logic {
+    fn deadline(&self, partial_since: Option<u64>) -> Option<u64> {
+        let slow = partial_since.map(|t| t + self.shared.customer.pdu_timeout_ms);
+        [self.session.next_timeout(), slow]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Takes every whole PDU; how many octets. Stops at a bind, whose password has to be checked first.
+    fn consume(&mut self, out: &mut Vec<u8>, octets: &[u8], now: u64) -> usize {
+        let mut taken = 0;
+        while self.bind.is_none() && !matches!(self.session.state(), State::Closed(_)) {
+            let rest = octets.get(taken..).unwrap_or(&[]);
+            let pdu = match smpp::cut(rest, MAX_PDU_DEFAULT) {
+                Ok(Some(pdu)) => pdu,
+                Ok(None) => break,
+                Err(e) => {
+                    // The stream cannot be followed any more (SMPP 3.4 §4.1.1): say so and close.
+                    let sequence = e.sequence.unwrap_or(0);
+                    smpp::put_header_only(
+                        out,
+                        CommandId::GENERIC_NACK,
+                        CommandStatus::ESME_RINVCMDLEN,
+                        sequence,
+                    );
+                    self.session.close(Cause::BadFrame);
+                    return octets.len();
+                }
+            };
+            taken += pdu.bytes.len();
+            match self.session.receive(&pdu, now, out) {
+                Event::Bind(kind, bind) => {
+                    self.bind = Some(BindRequest {
+                        kind,
+                        system_id: bind.system_id.to_vec(),
+                        password: bind.password.to_vec(),
+                        version: bind.interface_version,
+                    });
+                }
+                Event::Request(CommandId::SUBMIT_SM, sequence, body) => {
+                    self.submit(sequence, body, out, now)
+                }
+                Event::Request(id, sequence, _) => {
+                    // Not offered yet: an error, never ESME_ROK, and the session stays up.
+                    let status = self.shared.statuses.of(Reject::NotOffered);
+                    smpp::put_header_only(out, response_to(id), status, sequence);
+                }
+                Event::Response { ticket, status, .. } => self.delivered(ticket, status, now),
+                Event::Nothing | Event::Bound | Event::Stray(_) | Event::Closed(_) => {}
+            }
+        }
+        taken
+    }
+
+    fn submit(&mut self, sequence: u32, body: &[u8], out: &mut Vec<u8>, now: u64) {
+        let gateway = &self.shared.gateway;
+        let status = match self.admit(sequence, body, now) {
+            Ok(admitted) => {
+                self.batch.push(admitted);
+                self.unanswered += 1;
+                return;
+            }
+            Err(Fault::Field(status)) => status,
+            Err(Fault::Reason(reason)) => {
+                gateway.metrics.refused(reason);
+                self.shared.statuses.of(reason)
+            }
+        };
+        gateway.totals.refused.fetch_add(1, Ordering::Relaxed);
+        smpp::put_header_only(out, CommandId::SUBMIT_SM_RESP, status, sequence);
+    }
+
+    fn admit(&self, sequence: u32, body: &[u8], now: u64) -> Result<Admitted, Fault> {
+        let Some(bound) = &self.bound else {
+            return Err(Fault::Field(CommandStatus::ESME_RINVBNDSTS));
+        };
+        if self.stopping {
+            return Err(Reject::StoreUnavailable.into());
+        }
+        if self.unanswered >= bound.window {
+            return Err(Reject::WindowFull.into());
+        }
+        let submission = submit::read(sequence, body, now)?;
+        let gateway = &self.shared.gateway;
+        Ok(admit(
+            gateway,
+            &gateway.policy.load(),
+            &bound.account,
+            &submission,
+            now,
+        )?)
+    }
+
+    /// Hands what was admitted to the engine, and what the customer has taken to its outbox.
+    fn hand_over(&mut self) {
+        let Some(bound) = &self.bound else { return };
+        if !self.batch.is_empty() {
+            let items = std::mem::take(&mut self.batch);
+            let segments = items.iter().map(|i| u64::from(i.segments)).sum();
+            self.shared
+                .gateway
+                .metrics
+                .admitted(items.len() as u64, segments);
+            bound
+                .info
+                .submits
+                .fetch_add(items.len() as u64, Ordering::Relaxed);
+            self.shared.gateway.ingress.put(Input::Submits {
+                account: Arc::clone(&bound.account),
+                items,
+                reply: Arc::clone(&self.mailbox),
+            });
+        }
+        if !self.delivered.is_empty() {
+            let n = self.delivered.len() as u64;
+            bound.account.outbox.delivered(&self.delivered);
+            self.delivered.clear();
+            bound.info.delivered.fetch_add(n, Ordering::Relaxed);
+            self.shared
+                .gateway
+                .totals
+                .delivered
+                .fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers what the engine has put on record.
+    fn letters(&mut self, out: &mut Vec<u8>) {
+        let mut letters = std::mem::take(&mut self.letters);
+        self.mailbox.take(&mut letters);
+        self.unanswered = self.unanswered.saturating_sub(letters.len());
+        let mut digits = itoa::Buffer::new();
+        for letter in letters.drain(..) {
+            match letter {
+                ToCustomer::Accepted(sequence, key) => smpp::put_message_id_resp(
+                    out,
+                    CommandId::SUBMIT_SM_RESP,
+                    CommandStatus::ESME_ROK,
+                    sequence,
+                    digits.format(key.0).as_bytes(),
+                ),
+                ToCustomer::Refused(sequence, reason) => {
+                    let status = self.shared.statuses.of(reason);
+                    self.shared.gateway.metrics.refused(reason);
+                    smpp::put_header_only(out, CommandId::SUBMIT_SM_RESP, status, sequence);
+                }
+            }
+        }
+        if letters.capacity() <= 256 {
+            self.letters = letters;
+        }
+    }
+
+    async fn check_bind(&mut self, request: BindRequest, out: &mut Vec<u8>) {
+        let shared = Arc::clone(&self.shared);
+        let BindRequest {
+            kind,
+            system_id,
+            password,
+            version,
+        } = request;
+        let checked = shared
+            .auth
+            .bind(&shared.gateway, &system_id, &password, kind, self.peer.ip())
+            .await;
+        let now = clock::now_ms();
+        match checked {
+            Ok(account) => {
+                let name = shared.customer.system_id.clone();
+                let mut raw = Vec::new();
+                // sc_interface_version only to peers that know TLVs (SMPP 3.4 §4.1.2 and §3.4.2).
+                let tlvs = version >= 0x34;
+                if tlvs {
+                    smpp::put_tlv(&mut raw, Tag::SC_INTERFACE_VERSION, &[0x34]);
+                }
+                let resp = BindResp {
+                    system_id: name.as_bytes(),
+                    tlvs: Tlvs::parse(&raw).unwrap_or(Tlvs::EMPTY),
+                };
+                self.session.accept(&resp, now, out);
+                self.bound(account, kind, tlvs, now);
+            }
+            Err(refusal) => self.refuse(refusal, &system_id, out),
+        }
+    }
+
+    fn bound(&mut self, account: Arc<AccountState>, kind: BindKind, tlvs: bool, now: u64) {
+        let info = Arc::new(SessionInfo {
+            id: self.id,
+            account: account.id,
+            kind: match kind {
+                BindKind::Transmitter => SessionKind::Transmitter,
+                BindKind::Receiver => SessionKind::Receiver,
+                BindKind::Transceiver => SessionKind::Transceiver,
+            },
+            peer: self.peer,
+            since_ms: now,
+            submits: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            kicked: AtomicBool::new(false),
+            signal: Arc::new(self.wake.clone()),
+        });
+        let limit = self.shared.customer.window_max;
+        let window = match account.spec().window {
+            0 => limit,
+            own => own.min(limit),
+        };
+        tracing::info!(session = self.id.0, account = account.id.0, kind = kind.name(), peer = %self.peer, "customer bound");
+        self.shared.gateway.enter(Arc::clone(&info));
+        self.shared.gateway.metrics.sessions.increment(1.0);
+        if kind.receives() {
+            account.outbox.join(self.id, Arc::new(self.wake.clone()));
+        }
+        self.bound = Some(Bound {
+            account,
+            kind,
+            info,
+            window: window as usize,
+            tlvs,
+        });
+    }
+
+    fn refuse(&mut self, refusal: Refusal, system_id: &[u8], out: &mut Vec<u8>) {
+        self.shared.gateway.metrics.bind_failures.increment(1);
+        let system_id = String::from_utf8_lossy(system_id);
+        tracing::warn!(peer = %self.peer, system_id = %system_id.escape_debug(), reason = refusal.name(), "bind refused");
+        let status = match refusal {
+            // Worth another try soon, unlike the others.
+            Refusal::Busy => CommandStatus::ESME_RSYSERR,
+            _ => CommandStatus::ESME_RBINDFAIL,
+        };
+        self.session.refuse(status, out);
+    }
+
+    /// Sends receipts and inbound messages while the window and the peer allow.
+    fn deliver(&mut self, pending: usize, out: &mut Vec<u8>, now: u64) {
+        let Some(bound) = self.bound.as_ref().filter(|b| b.kind.receives()) else {
+            return;
+        };
+        let free = self.session.free();
+        if free == 0 || pending > OUT_DELIVER || self.stopping {
+            return;
+        }
+        bound.account.outbox.take(free, &mut self.items);
+        let mut back = Vec::new();
+        for item in self.items.drain(..) {
+            // The PDU needs its sequence number before the window takes the item over.
+            match self.session.request(item, now) {
+                Ok(sequence) => {
+                    if let Some(item) = self.session.newest() {
+                        deliver::write(out, sequence, item, bound.tlvs);
+                    }
+                }
+                Err(item) => back.push(item),
+            }
+        }
+        if !back.is_empty() {
+            bound.account.outbox.give_back(back.into_iter());
+        }
+    }
+
+    /// The customer has answered a delivery.
+    fn delivered(&mut self, item: OutItem, status: CommandStatus, now: u64) {
+        if status == CommandStatus::ESME_ROK {
+            self.delivered.push((item.pos, item.stored));
+        } else {
+            self.refused(item, now);
+        }
+    }
+
+    fn refused(&self, item: OutItem, now: u64) {
+        let Some(bound) = &self.bound else { return };
+        let policy = self.shared.gateway.policy.load();
+        let pause = policy
+            .deliver_retry_min_ms
+            .saturating_mul(1 << item.attempts.min(20))
+            .min(policy.deliver_retry_max_ms);
+        let park = item.attempts + 1 >= policy.deliver_attempts_max;
+        bound.account.outbox.refused(item, now, pause, park);
+    }
+
+    fn timers(&mut self, partial_since: Option<u64>, out: &mut Vec<u8>, now: u64) {
+        let mut late = Vec::new();
+        self.session.timeout(now, out, |item| late.push(item));
+        for item in late {
+            self.refused(item, now);
+        }
+        if partial_since.is_some_and(|t| now >= t + self.shared.customer.pdu_timeout_ms) {
+            self.session.close(Cause::SlowPdu);
+        }
+        let Some(bound) = &self.bound else { return };
+        if bound.info.kicked.load(Ordering::Acquire) || !bound.account.active() {
+            self.session.unbind(now, out);
+        }
+    }
+
+    /// The connection is over: what it owed is offered to others.
+    fn end(&mut self, cause: Cause) {
+        self.hand_over();
+        let Some(bound) = self.bound.take() else {
+            if !matches!(cause, Cause::PeerClosed | Cause::BindRefused(_)) {
+                tracing::debug!(peer = %self.peer, cause = cause.name(), "connection closed before a bind");
+            }
+            return;
+        };
+        bound.account.outbox.leave(self.id);
+        let items: Vec<OutItem> = self.session.abandon().collect();
+        bound.account.outbox.give_back(items.into_iter());
+        bound.account.drop_bind();
+        self.shared.gateway.leave(self.id);
+        self.shared.gateway.metrics.sessions.decrement(1.0);
+        tracing::info!(
+            session = self.id.0,
+            account = bound.account.id.0,
+            cause = cause.name(),
+            "customer session ended"
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! The shell around the sans-IO parts: sockets, tasks and timers. The only place that knows both SMPP and the gateway's own
+//! words, and so the only translator between them.
+//!
+//! One task per connection owns its session machine and buffers. A wake-up reads what the socket has, takes every whole PDU
+//! in it, hands one batch to the engine and answers in one write.
+
+mod accept;
+mod auth;
+mod customer;
+mod deliver;
+mod scrape;
+mod status;
+mod submit;
+mod upstream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::flow::{Gateway, Signal};
+
+pub use status::Statuses;
+pub use upstream::LinkOptions;
+
+/// Wakes a connection's task.
+#[derive(Debug, Clone, Default)]
+struct Wake(Arc<Notify>);
+
+impl Signal for Wake {
+    fn signal(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Everything the connection tasks share.
+struct Shared {
+    gateway: Arc<Gateway>,
+    customer: crate::config::Customer,
+    statuses: Statuses,
+    auth: auth::Auth,
+    /// Stop accepting and reading; answer what is committed, unbind.
+    stop: CancellationToken,
+}
+
+/// The running network side.
+#[derive(Debug)]
+pub struct Net {
+    /// Where customers can connect (port 0 resolved).
+    pub customer: Vec<SocketAddr>,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    stop: CancellationToken,
+    links_stop: CancellationToken,
+    customers: TaskTracker,
+    links: TaskTracker,
+}
+
+impl Net {
+    /// Opens every listener and starts the upstream binds.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on, named.
+    pub fn start(
+        gateway: Arc<Gateway>,
+        config: &Config,
+        statuses: Statuses,
+        links: Vec<LinkOptions>,
+        render: scrape::Render,
+    ) -> std::io::Result<Net> {
+        let stop = CancellationToken::new();
+        let links_stop = CancellationToken::new();
+        let (customers, link_tasks) = (TaskTracker::new(), TaskTracker::new());
+        let shared = Arc::new(Shared {
+            gateway: Arc::clone(&gateway),
+            customer: config.customer.clone(),
+            statuses,
+            auth: auth::Auth::new(config.limits.bind_checks_max as usize),
+            stop: stop.clone(),
+        });
+        let mut addresses = Vec::new();
+        for address in &config.customer.listen {
+            let listener = accept::listen(*address)?;
+            addresses.push(listener.local_addr()?);
+            customers.spawn(accept::run(
+                listener,
+                Arc::clone(&shared),
+                customers.clone(),
+            ));
+        }
+        let mut metrics = None;
+        if let Some(address) = config.metrics.listen {
+            let listener = accept::listen(address)?;
+            metrics = Some(listener.local_addr()?);
+            link_tasks.spawn(scrape::run(
+                listener,
+                Arc::clone(&gateway),
+                render,
+                links_stop.clone(),
+            ));
+        }
+        for link in links {
+            upstream::start(&gateway, link, &links_stop, &link_tasks);
+        }
+        Ok(Net {
+            customer: addresses,
+            metrics,
+            stop,
+            links_stop,
+            customers,
+            links: link_tasks,
+        })
+    }
+
+    /// First half of the end: customers are answered and unbound, nothing new is read from them.
+    pub async fn stop_customers(&self) {
+        self.stop.cancel();
+        self.customers.close();
+        self.customers.wait().await;
+    }
+
+    /// Second half: upstream binds take their last responses, commit their receipts and unbind.
+    pub async fn stop_links(&self) {
+        self.links_stop.cancel();
+        self.links.close();
+        self.links.wait().await;
+    }
+}

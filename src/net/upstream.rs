@@ -1,0 +1,618 @@
+//! Binds towards a telecom's SMSC: connect, bind, send, take receipts, and start over when the link breaks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Wake;
+use super::deliver::{self, Delivered, sm_of};
+use crate::clock;
+use crate::flow::{Gateway, Input, Mailbox, Outgoing, ToUpstream, UpEvent, Upstream};
+use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
+use crate::smpp::{
+    self, Bind, CommandId, CommandStatus, MAX_PDU_DEFAULT, MessageIdResp, Npi, ShortMessage, Ton,
+};
+use crate::wire::{Connection, Read};
+
+/// How an upstream is bound. One per `[[upstream]]`.
+#[derive(Clone)]
+pub struct LinkOptions {
+    /// The upstream's lane.
+    pub upstream: Arc<Upstream>,
+    /// `host:port`, tried in turn.
+    pub addresses: Vec<String>,
+    /// What to bind with.
+    pub system_id: String,
+    /// Never logged.
+    pub password: String,
+    /// system_type of the bind.
+    pub system_type: String,
+    /// address_range of the bind.
+    pub address_range: String,
+    /// interface_version of the bind.
+    pub interface_version: u8,
+    /// The kinds of session each bind consists of: one, or a transmitter and a receiver.
+    pub kinds: Vec<BindKind>,
+    /// Binds in parallel.
+    pub binds: u16,
+    /// Unanswered submits a session.
+    pub window: usize,
+    /// Session timers.
+    pub timers: Timers,
+    /// First pause before a new try; doubles, with jitter.
+    pub reconnect_min_ms: u64,
+    /// Longest pause.
+    pub reconnect_max_ms: u64,
+    /// Overrides of source TON, source NPI, destination TON, destination NPI.
+    pub address_types: [Option<u8>; 4],
+}
+
+impl std::fmt::Debug for LinkOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LinkOptions({})", self.upstream.options.name)
+    }
+}
+
+/// Deliveries read and not yet on record: above this the link is not read.
+const OWED_MAX: usize = 10_000;
+/// A peer that does not read: nothing more is taken from the lane above this.
+const OUT_MAX: usize = 256 * 1024;
+/// A link that held this long starts its pauses over.
+const STABLE_MS: u64 = 10_000;
+
+/// Starts the tasks of one upstream.
+pub(super) fn start(
+    gateway: &Arc<Gateway>,
+    options: LinkOptions,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let options = Arc::new(options);
+    let mut index = 0u16;
+    for _ in 0..options.binds {
+        for kind in options.kinds.clone() {
+            let wake = Wake::default();
+            options.upstream.register(index, Arc::new(wake.clone()));
+            let link = Link {
+                gateway: Arc::clone(gateway),
+                options: Arc::clone(&options),
+                kind,
+                index: usize::from(index),
+                mailbox: Arc::new(Mailbox::new(Box::new(wake.clone()))),
+                wake,
+                stop: stop.clone(),
+            };
+            tasks.spawn(link.keep());
+            index += 1;
+        }
+    }
+}
+
+/// One session of a bind, over all its connections.
+struct Link {
+    gateway: Arc<Gateway>,
+    options: Arc<LinkOptions>,
+    kind: BindKind,
+    index: usize,
+    mailbox: Arc<Mailbox<ToUpstream>>,
+    wake: Wake,
+    stop: CancellationToken,
+}
+
+/// A submit on its way: where its octets begin in the connection's stream, to know whether any of it was ever written.
+#[derive(Debug)]
+struct InFlight {
+    message: Outgoing,
+    start: u64,
+}
+
+impl Link {
+    fn show(&self, state: u32, why: &str) {
+        if let Some(info) = self.options.upstream.binds.get(self.index) {
+            info.state.store(state, Ordering::Release);
+            info.since_ms.store(clock::now_ms(), Ordering::Relaxed);
+            let mut text = info
+                .why
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            text.clear();
+            text.push_str(why);
+        }
+    }
+
+    /// Keeps the link up until stopped.
+    async fn keep(self) {
+        let upstream = Arc::clone(&self.options.upstream);
+        let name = upstream.options.name.clone();
+        let (mut tries, mut address) = (0u32, 0usize);
+        while !self.stop.is_cancelled() {
+            if !upstream.enabled() {
+                self.show(0, "disabled");
+                tokio::select! { () = self.wake.0.notified() => {}, () = self.stop.cancelled() => {} }
+                self.letters_without_link();
+                continue;
+            }
+            self.show(1, "connecting");
+            let reconnects = upstream.reconnects();
+            let target = self
+                .options
+                .addresses
+                .get(address % self.options.addresses.len().max(1))
+                .cloned();
+            address += 1;
+            let started = clock::now_ms();
+            let why = match self.connect(&target.unwrap_or_default()).await {
+                Ok(stream) => self.serve(stream, reconnects, address as u32).await,
+                Err(why) => why,
+            };
+            self.letters_without_link();
+            if self.stop.is_cancelled() {
+                break;
+            }
+            if clock::now_ms() > started + STABLE_MS {
+                tries = 0;
+            }
+            self.show(0, &why);
+            tracing::warn!(upstream = %name, bind = self.index, reason = %why, "upstream bind is down");
+            if upstream.enabled() && upstream.reconnects() == reconnects {
+                self.pause(tries).await;
+                tries = tries.saturating_add(1);
+            }
+        }
+        self.show(0, "stopped");
+    }
+
+    /// Waits before the next try; a reconnect or disable order cuts it short.
+    async fn pause(&self, tries: u32) {
+        let o = &self.options;
+        let base = o
+            .reconnect_min_ms
+            .saturating_mul(1 << tries.min(16))
+            .min(o.reconnect_max_ms);
+        let mut random = [0u8; 2];
+        let _drawn = getrandom::fill(&mut random);
+        // Between half and the whole pause, so that binds of one upstream do not knock all at once.
+        let jitter = base / 2 * u64::from(u16::from_le_bytes(random)) / u64::from(u16::MAX);
+        let until = clock::now_ms() + base / 2 + jitter;
+        let order = o.upstream.reconnects();
+        loop {
+            let left = until.saturating_sub(clock::now_ms());
+            if left == 0
+                || self.stop.is_cancelled()
+                || !o.upstream.enabled()
+                || o.upstream.reconnects() != order
+            {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(left)) => {}
+                () = self.wake.0.notified() => self.letters_without_link(),
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    async fn connect(&self, address: &str) -> Result<TcpStream, String> {
+        let limit = Duration::from_millis(self.options.timers.bind_ms.max(1));
+        let connected = tokio::select! {
+            c = tokio::time::timeout(limit, TcpStream::connect(address)) => c,
+            () = self.stop.cancelled() => return Err("stopped".into()),
+        };
+        match connected {
+            Ok(Ok(stream)) => {
+                let _set = stream.set_nodelay(true);
+                Ok(stream)
+            }
+            Ok(Err(e)) => Err(format!("cannot connect to {address}: {e}")),
+            Err(_) => Err(format!("no answer from {address}")),
+        }
+    }
+
+    /// Letters for a link that is gone: its receipts will come again, its marked messages go back to the lane.
+    fn letters_without_link(&self) {
+        let mut letters = Vec::new();
+        self.mailbox.take(&mut letters);
+        let unsent: Vec<Outgoing> = letters
+            .into_iter()
+            .filter_map(|l| match l {
+                ToUpstream::Write(message) => Some(message),
+                ToUpstream::Committed(_) => None,
+            })
+            .collect();
+        if !unsent.is_empty() {
+            let events = unsent.iter().map(|m| UpEvent::Requeued(m.key)).collect();
+            self.report(events);
+            self.options.upstream.unsent(unsent.into_iter());
+        }
+    }
+
+    fn report(&self, events: Vec<UpEvent>) {
+        if !events.is_empty() {
+            self.gateway.ingress.put(Input::Upstream {
+                upstream: self.options.upstream.id,
+                events,
+                reply: Arc::clone(&self.mailbox),
+            });
+        }
+    }
+
+    /// Serves one connection until it ends; why it did.
+    async fn serve(&self, stream: TcpStream, reconnects: u32, generation: u32) -> String {
+        let now = clock::now_ms();
+        let mut served = Served {
+            link: self,
+            session: Session::new(Role::Client, self.options.timers, self.options.window, now),
+            events: Vec::new(),
+            letters: Vec::new(),
+            owed: 0,
+            again_ms: None,
+            sending: false,
+            reconnects,
+            generation,
+        };
+        let mut conn = Connection::new(stream);
+        served.bind(&mut conn.out, now);
+        let cause = served.run(&mut conn).await;
+        served.end(&conn);
+        match cause {
+            Cause::BindRefused(status) => format!("bind refused: {status}"),
+            other => other.name().to_string(),
+        }
+    }
+}
+
+/// One connection.
+struct Served<'a> {
+    link: &'a Link,
+    session: Session<InFlight>,
+    events: Vec<UpEvent>,
+    letters: Vec<ToUpstream>,
+    /// deliver_sm read and not answered.
+    owed: usize,
+    /// When the lane wants to be asked again.
+    again_ms: Option<u64>,
+    /// Counted as a sender of the upstream.
+    sending: bool,
+    reconnects: u32,
+    /// Number of this connection, in the tokens of its deliveries.
+    generation: u32,
+}
+
+impl Served<'_> {
+    fn bind(&mut self, out: &mut Vec<u8>, now: u64) {
+        let o = &self.link.options;
+        let bind = Bind {
+            system_id: o.system_id.as_bytes(),
+            password: o.password.as_bytes(),
+            system_type: o.system_type.as_bytes(),
+            interface_version: o.interface_version,
+            addr_ton: Ton(0),
+            addr_npi: Npi(0),
+            address_range: o.address_range.as_bytes(),
+        };
+        self.session.bind(self.link.kind, &bind, now, out);
+    }
+
+    async fn run(&mut self, conn: &mut Connection) -> Cause {
+        loop {
+            if conn.flush().is_err() {
+                return self.session.close(Cause::PeerClosed);
+            }
+            if let State::Closed(cause) = self.session.state() {
+                return cause;
+            }
+            if let Err(cause) = self.wait(conn).await {
+                return cause;
+            }
+            let now = clock::now_ms();
+            self.letters(conn, now);
+            self.take(conn, now);
+            self.timers(conn, now);
+            self.hand_over();
+        }
+    }
+
+    async fn wait(&mut self, conn: &mut Connection) -> Result<(), Cause> {
+        let now = clock::now_ms();
+        let deadline = [self.session.next_timeout(), self.again_ms]
+            .into_iter()
+            .flatten()
+            .min();
+        let deadline = deadline.map_or(3_600_000, |at| at.saturating_sub(now));
+        let stopping = self.link.stop.is_cancelled();
+        let (may_read, may_write) = (self.owed < OWED_MAX, conn.pending() > 0);
+        let readable = tokio::select! {
+            ready = conn.stream.readable(), if may_read => ready.map(|()| true),
+            ready = conn.stream.writable(), if may_write => ready.map(|()| false),
+            () = self.link.wake.0.notified() => Ok(false),
+            () = tokio::time::sleep(Duration::from_millis(deadline)) => Ok(false),
+            () = self.link.stop.cancelled(), if !stopping => Ok(false),
+        };
+        match readable {
+            Ok(true) => {
+                let now = clock::now_ms();
+                match conn.read(now, |out, octets| self.consume(out, octets, now)) {
+                    Ok(Read::Some | Read::Nothing) => Ok(()),
+                    Ok(Read::Closed) | Err(_) => Err(self.session.close(Cause::PeerClosed)),
+                }
+            }
+            Ok(false) => Ok(()),
+            Err(_) => Err(self.session.close(Cause::PeerClosed)),
+        }
+    }
+
+    fn consume(&mut self, out: &mut Vec<u8>, octets: &[u8], now: u64) -> usize {
+        let mut taken = 0;
+        while !matches!(self.session.state(), State::Closed(_)) {
+            let pdu = match smpp::cut(octets.get(taken..).unwrap_or(&[]), MAX_PDU_DEFAULT) {
+                Ok(Some(pdu)) => pdu,
+                Ok(None) => break,
+                Err(e) => {
+                    let sequence = e.sequence.unwrap_or(0);
+                    smpp::put_header_only(
+                        out,
+                        CommandId::GENERIC_NACK,
+                        CommandStatus::ESME_RINVCMDLEN,
+                        sequence,
+                    );
+                    self.session.close(Cause::BadFrame);
+                    return octets.len();
+                }
+            };
+            taken += pdu.bytes.len();
+            match self.session.receive(&pdu, now, out) {
+                Event::Bound => self.bound(),
+                Event::Response {
+                    ticket,
+                    sent_ms,
+                    status,
+                    body,
+                } => self.answered(ticket, sent_ms, status, body, now),
+                Event::Request(CommandId::DELIVER_SM, sequence, body) => {
+                    self.delivery(sequence, body, out)
+                }
+                // Availability of a handset: of no use to a message that waits elsewhere.
+                Event::Request(CommandId::ALERT_NOTIFICATION, ..) => {}
+                Event::Request(id, sequence, _) => {
+                    smpp::put_header_only(
+                        out,
+                        response_to(id),
+                        CommandStatus::ESME_RINVCMDID,
+                        sequence,
+                    );
+                }
+                Event::Nothing | Event::Bind(..) | Event::Stray(_) | Event::Closed(_) => {}
+            }
+        }
+        taken
+    }
+
+    fn bound(&mut self) {
+        let link = self.link;
+        link.show(2, "");
+        tracing::info!(upstream = %link.options.upstream.options.name, bind = link.index, kind = link.kind.name(), "upstream bound");
+        if link.kind.transmits() {
+            link.options.upstream.sender_up();
+            self.sending = true;
+        }
+    }
+
+    /// The SMSC has answered a submit.
+    fn answered(
+        &mut self,
+        ticket: InFlight,
+        sent_ms: u64,
+        status: CommandStatus,
+        body: &[u8],
+        now: u64,
+    ) {
+        let upstream = &self.link.options.upstream;
+        self.link
+            .gateway
+            .metrics
+            .response_seconds
+            .record(now.saturating_sub(sent_ms) as f64 / 1e3);
+        let key = ticket.message.key;
+        match status {
+            CommandStatus::ESME_ROK => {
+                upstream.sent.fetch_add(1, Ordering::Relaxed);
+                // A response without a readable id is still an acceptance; its receipt cannot be matched.
+                let id = MessageIdResp::decode(body).map_or(&[][..], |r| r.message_id);
+                self.events.push(UpEvent::Sent {
+                    key,
+                    smsc_id: id.into(),
+                });
+            }
+            CommandStatus::ESME_RTHROTTLED | CommandStatus::ESME_RMSGQFUL => {
+                if upstream.marks_before_sending() {
+                    self.events.push(UpEvent::Requeued(key));
+                }
+                upstream.retry(ticket.message, now);
+            }
+            refused => {
+                upstream.refused.fetch_add(1, Ordering::Relaxed);
+                self.events.push(UpEvent::Failed {
+                    key,
+                    status: refused.0,
+                });
+            }
+        }
+    }
+
+    fn delivery(&mut self, sequence: u32, body: &[u8], out: &mut Vec<u8>) {
+        match ShortMessage::decode(body) {
+            Ok(sm) => {
+                self.owed += 1;
+                let token = u64::from(self.generation) << 32 | u64::from(sequence);
+                self.events.push(match deliver::read(&sm) {
+                    Delivered::Receipt(receipt) => {
+                        self.link
+                            .options
+                            .upstream
+                            .receipts
+                            .fetch_add(1, Ordering::Relaxed);
+                        UpEvent::Receipt(token, receipt)
+                    }
+                    Delivered::Inbound(message) => UpEvent::Inbound(token, message),
+                });
+            }
+            Err(e) => {
+                smpp::put_message_id_resp(out, CommandId::DELIVER_SM_RESP, e.status, sequence, b"")
+            }
+        }
+    }
+
+    fn letters(&mut self, conn: &mut Connection, now: u64) {
+        let mut letters = std::mem::take(&mut self.letters);
+        self.link.mailbox.take(&mut letters);
+        for letter in letters.drain(..) {
+            match letter {
+                // The receipt is on record: now, and only now, the SMSC may forget it.
+                ToUpstream::Committed(token) => self.answer(conn, token),
+                ToUpstream::Write(message) => self.write(message, conn, now),
+            }
+        }
+        self.letters = letters;
+    }
+
+    fn answer(&mut self, conn: &mut Connection, token: u64) {
+        // A delivery of an earlier connection: that session is gone and its SMSC will deliver again.
+        if (token >> 32) as u32 == self.generation {
+            self.owed -= 1;
+            let sequence = token as u32;
+            smpp::put_message_id_resp(
+                &mut conn.out,
+                CommandId::DELIVER_SM_RESP,
+                CommandStatus::ESME_ROK,
+                sequence,
+                b"",
+            );
+        }
+    }
+
+    /// Takes from the lane what window and socket allow.
+    fn take(&mut self, conn: &mut Connection, now: u64) {
+        self.again_ms = None;
+        let link = self.link;
+        let upstream = &link.options.upstream;
+        if !self.sending || link.stop.is_cancelled() || conn.pending() > OUT_MAX {
+            return;
+        }
+        let free = self.session.free();
+        if free == 0 {
+            return;
+        }
+        let taken = upstream.take(free, now);
+        self.again_ms = taken.again_ms;
+        self.events
+            .extend(taken.expired.into_iter().map(UpEvent::Expired));
+        if upstream.marks_before_sending() {
+            self.events
+                .extend(taken.out.into_iter().map(UpEvent::Sending));
+        } else {
+            for message in taken.out {
+                self.write(message, conn, now);
+            }
+        }
+        if taken.low {
+            link.gateway.ingress.wake();
+        }
+    }
+
+    fn write(&mut self, message: Outgoing, conn: &mut Connection, now: u64) {
+        let start = conn.written();
+        match self.session.request(InFlight { message, start }, now) {
+            Ok(sequence) => {
+                if let Some(ticket) = self.session.newest() {
+                    put_submit(&mut conn.out, sequence, &ticket.message, &self.link.options);
+                }
+            }
+            Err(back) => {
+                if self.link.options.upstream.marks_before_sending() {
+                    self.events.push(UpEvent::Requeued(back.message.key));
+                }
+                self.link
+                    .options
+                    .upstream
+                    .unsent(std::iter::once(back.message));
+            }
+        }
+    }
+
+    fn timers(&mut self, conn: &mut Connection, now: u64) {
+        let mut late = Vec::new();
+        self.session
+            .timeout(now, &mut conn.out, |t: InFlight| late.push(t));
+        for ticket in late {
+            self.unanswered(ticket, conn.flushed);
+        }
+        let upstream = &self.link.options.upstream;
+        if let Some(info) = upstream.binds.get(self.link.index) {
+            info.outstanding
+                .store(self.session.outstanding() as u32, Ordering::Relaxed);
+        }
+        if !upstream.enabled() || upstream.reconnects() != self.reconnects {
+            self.session.unbind(now, &mut conn.out);
+        }
+        // At the end: first everything that was written is answered and every delivery is on record.
+        if self.link.stop.is_cancelled() && (self.session.outstanding() == 0 && self.owed == 0) {
+            self.session.unbind(now, &mut conn.out);
+        }
+        if self.session.bound().is_none() {
+            self.stop_sending();
+        }
+    }
+
+    fn unanswered(&mut self, ticket: InFlight, flushed: u64) {
+        let upstream = &self.link.options.upstream;
+        if ticket.start >= flushed {
+            // Not one octet of it reached the socket.
+            if upstream.marks_before_sending() {
+                self.events.push(UpEvent::Requeued(ticket.message.key));
+            }
+            upstream.unsent(std::iter::once(ticket.message));
+        } else {
+            self.events.extend(upstream.unanswered(ticket.message));
+        }
+    }
+
+    fn hand_over(&mut self) {
+        self.link.report(std::mem::take(&mut self.events));
+    }
+
+    fn stop_sending(&mut self) {
+        if std::mem::take(&mut self.sending) {
+            self.link.options.upstream.sender_down();
+        }
+    }
+
+    fn end(&mut self, conn: &Connection) {
+        self.stop_sending();
+        let left: Vec<InFlight> = self.session.abandon().collect();
+        // Newest first, since each goes to the head of the lane.
+        for ticket in left.into_iter().rev() {
+            self.unanswered(ticket, conn.flushed);
+        }
+        self.hand_over();
+        if let Some(info) = self.link.options.upstream.binds.get(self.link.index) {
+            info.outstanding.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Writes the submit_sm of a message. Receipts are always asked for: the final state and the charge depend on them.
+fn put_submit(out: &mut Vec<u8>, sequence: u32, message: &Outgoing, options: &LinkOptions) {
+    let parts = message.message.parts();
+    let mut sm = sm_of(&parts);
+    sm.registered_delivery.0 = (sm.registered_delivery.0 & !0x03) | 0x01;
+    let [source_ton, source_npi, dest_ton, dest_npi] = options.address_types;
+    sm.source.ton.0 = source_ton.unwrap_or(sm.source.ton.0);
+    sm.source.npi.0 = source_npi.unwrap_or(sm.source.npi.0);
+    sm.dest.ton.0 = dest_ton.unwrap_or(sm.dest.ton.0);
+    sm.dest.npi.0 = dest_npi.unwrap_or(sm.dest.npi.0);
+    smpp::put_short_message(out, CommandId::SUBMIT_SM, sequence, &sm);
+}

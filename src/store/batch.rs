@@ -1,0 +1,291 @@
+//! What one commit holds. Every entry is a row appended, except the few per account.
+
+use crate::domain::account::Account;
+use crate::domain::message::Message;
+use crate::domain::outcome::{ChargeOn, Final, Wants};
+use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
+use crate::money::Money;
+
+/// Bits of the `flags` column of final and mark rows.
+pub mod flags {
+    /// The customer asked for this receipt.
+    pub const WANTED: u8 = 1;
+    /// The receipt was put into the stored outbox in the same commit.
+    pub const SPILLED: u8 = 2;
+}
+
+/// A message taken on record together with its charge.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its key.
+    pub key: MessageKey,
+    /// Whose it is.
+    pub account: AccountId,
+    /// When, in ms since the epoch.
+    pub at_ms: u64,
+    /// Until when it may be sent.
+    pub expires_ms: u64,
+    /// Price of all its segments: the hold.
+    pub price: Money,
+    /// Version of the tariff that set the price.
+    pub tariff: u32,
+    /// When the price is earned.
+    pub charge_on: ChargeOn,
+    /// Which receipts the customer wants.
+    pub wants: Wants,
+    /// Segments billed.
+    pub segments: u8,
+    /// The message itself.
+    pub message: Message,
+}
+
+/// The upstream took a message (submit_sm_resp with ESME_ROK).
+#[derive(Debug)]
+pub struct Sent {
+    /// Position in the journal.
+    pub pos: Pos,
+    /// Which message.
+    pub key: MessageKey,
+    /// Who took it.
+    pub upstream: UpstreamId,
+    /// When, in ms since the epoch.
+    pub at_ms: u64,
+    /// The SMSC's id as it wrote it, at most 65 octets.
+    pub smsc_id: Box<[u8]>,
+}
+
+/// A message is over.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Position in the journal; also the place of its receipt in the account's outbox.
+    pub pos: Pos,
+    /// Which message.
+    pub key: MessageKey,
+    /// Whose it is.
+    pub account: AccountId,
+    /// How it ended.
+    pub state: Final,
+    /// The receipt's `err`, or the command_status that refused it (cut to 16 bits).
+    pub err: u16,
+    /// When, in ms since the epoch.
+    pub at_ms: u64,
+    /// What it cost in the end.
+    pub charged: Money,
+    /// See [`flags`].
+    pub flags: u8,
+}
+
+/// A step on record that is neither acceptance by the upstream nor an end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum MarkKind {
+    /// About to be written to an upstream socket (`unknown_outcome = "hold"` or `"fail"`).
+    Sending = 1,
+    /// Written, never answered, and held for a receipt or an operator.
+    Held = 2,
+    /// A provisional receipt state (ACCEPTD, UNKNOWN) arrived.
+    Provisional = 3,
+    /// Marked as being sent, but not written after all or refused for the moment.
+    Requeued = 4,
+}
+
+impl MarkKind {
+    /// From the stored number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<MarkKind> {
+        match code {
+            1 => Some(MarkKind::Sending),
+            2 => Some(MarkKind::Held),
+            3 => Some(MarkKind::Provisional),
+            4 => Some(MarkKind::Requeued),
+            _ => None,
+        }
+    }
+}
+
+/// See [`MarkKind`].
+#[derive(Debug, Clone)]
+pub struct Mark {
+    /// Position in the journal.
+    pub pos: Pos,
+    /// Which message.
+    pub key: MessageKey,
+    /// What happened.
+    pub kind: MarkKind,
+    /// When, in ms since the epoch.
+    pub at_ms: u64,
+    /// At which upstream.
+    pub upstream: UpstreamId,
+    /// For `Provisional`: [`Final::code`]; otherwise 0.
+    pub state: u8,
+    /// For `Provisional`: the receipt's `err`.
+    pub err: u16,
+    /// See [`flags`].
+    pub flags: u8,
+}
+
+/// One balanced posting: `amount` leaves `debit` and arrives at `credit`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posting {
+    /// When, in ms since the epoch.
+    pub at_ms: u64,
+    /// Whose wallet is touched.
+    pub account: AccountId,
+    /// Ledger account that gives: `wallet`, `revenue`, `clearing:<provider>`.
+    pub debit: String,
+    /// Ledger account that receives.
+    pub credit: String,
+    /// Never negative.
+    pub amount: Money,
+    /// How many messages it sums up.
+    pub count: u32,
+    /// `charge`, `refund`, `topup`.
+    pub reason: &'static str,
+    /// Provider's receipt for a top-up; empty otherwise.
+    pub reference: String,
+}
+
+/// A receipt whose message is not known yet.
+#[derive(Debug, Clone)]
+pub struct Parked {
+    /// Position in the journal.
+    pub pos: Pos,
+    /// Where it came from.
+    pub upstream: UpstreamId,
+    /// The id as the SMSC wrote it.
+    pub smsc_id: Box<[u8]>,
+    /// Source address of the receipt: the number the message went to.
+    pub number: Box<[u8]>,
+    /// [`Final::code`].
+    pub state: u8,
+    /// The receipt's `err`.
+    pub err: u16,
+    /// When it came, in ms since the epoch.
+    pub at_ms: u64,
+}
+
+/// What waits in an account's stored outbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum OutboxKind {
+    /// A delivery receipt; the payload is a stub with its outcome.
+    Receipt = 0,
+    /// A mobile-originated message; the payload is a message record.
+    Inbound = 1,
+}
+
+/// A receipt or inbound message that waits for a customer in the store.
+#[derive(Debug, Clone)]
+pub struct OutboxRow {
+    /// Whose.
+    pub account: AccountId,
+    /// Its place in the account's order.
+    pub pos: Pos,
+    /// What it is.
+    pub kind: OutboxKind,
+    /// The message a receipt speaks of; 0 for inbound messages.
+    pub key: MessageKey,
+    /// When it came, in ms since the epoch.
+    pub at_ms: u64,
+    /// True once the customer has refused it for the last time: kept for the operator, no longer offered.
+    pub parked: bool,
+    /// See [`OutboxKind`].
+    pub payload: Box<[u8]>,
+}
+
+/// A payment received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topup {
+    /// The ledger entry it made, assigned by the store; 0 in a batch not yet committed.
+    pub entry: u64,
+    /// Whose.
+    pub account: AccountId,
+    /// How much.
+    pub amount: Money,
+    /// Who says so: `mpesa`, `bank`, `manual` …
+    pub provider: String,
+    /// The provider's receipt number, unique per provider.
+    pub receipt: String,
+    /// When, in ms since the epoch.
+    pub at_ms: u64,
+}
+
+/// Everything one commit writes.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Unique for ever; committing it twice changes nothing.
+    pub id: BatchId,
+    /// Messages taken on record.
+    pub accepted: Vec<Accepted>,
+    /// Taken by upstreams.
+    pub sent: Vec<Sent>,
+    /// Other steps.
+    pub marks: Vec<Mark>,
+    /// Ended.
+    pub finished: Vec<Finished>,
+    /// Money moved.
+    pub postings: Vec<Posting>,
+    /// Net change of stored balances, one entry per account.
+    pub balances: Vec<(AccountId, Money)>,
+    /// Payments; each also has a posting.
+    pub topups: Vec<Topup>,
+    /// Receipts to park.
+    pub parked: Vec<Parked>,
+    /// Parked receipts that found their message or are too old.
+    pub unparked: Vec<Pos>,
+    /// Rows for stored outboxes; a row already there is replaced.
+    pub outbox_put: Vec<OutboxRow>,
+    /// Rows delivered or too old.
+    pub outbox_del: Vec<(AccountId, Pos)>,
+    /// Delivered up to here.
+    pub watermarks: Vec<(AccountId, Pos)>,
+    /// Accounts created or changed.
+    pub accounts: Vec<Account>,
+    /// Upstreams named for the first time.
+    pub upstreams: Vec<(UpstreamId, String)>,
+}
+
+impl Batch {
+    /// Rows it will write.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.accepted.len()
+            + self.sent.len()
+            + self.marks.len()
+            + self.finished.len()
+            + self.postings.len()
+            + self.balances.len()
+            + self.topups.len()
+            + self.parked.len()
+            + self.unparked.len()
+            + self.outbox_put.len()
+            + self.outbox_del.len()
+            + self.watermarks.len()
+            + self.accounts.len()
+            + self.upstreams.len()
+    }
+
+    /// Nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
+
+    /// Empties it for the next use; buffers keep their memory.
+    pub fn clear(&mut self) {
+        self.accepted.clear();
+        self.sent.clear();
+        self.marks.clear();
+        self.finished.clear();
+        self.postings.clear();
+        self.balances.clear();
+        self.topups.clear();
+        self.parked.clear();
+        self.unparked.clear();
+        self.outbox_put.clear();
+        self.outbox_del.clear();
+        self.watermarks.clear();
+        self.accounts.clear();
+        self.upstreams.clear();
+    }
+}

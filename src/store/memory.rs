@@ -1,0 +1,297 @@
+//! A store in memory with the semantics of the real one, for tests: batches are kept whole, recovery replays them, and it
+//! can be told to fail.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{
+    AccountId, Batch, BatchId, Fence, Message, MessageKey, Money, OutboxRow, Owned, Pos, Progress,
+    Record, Store, StoreError, Topup,
+};
+
+/// What survives the process: shared by the stores that are opened on it one after the other.
+#[derive(Debug, Default)]
+pub struct Disk {
+    epoch: u32,
+    batch: u64,
+    next_pos: u64,
+    running: bool,
+    batches: Vec<Batch>,
+    balances: BTreeMap<AccountId, i64>,
+    topups: HashMap<(String, String), Topup>,
+    outbox: BTreeMap<(AccountId, Pos), OutboxRow>,
+    entries: u64,
+    /// Errors for the next commits, in order.
+    pub failures: Vec<StoreError>,
+}
+
+/// See the module's description.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    disk: Arc<Mutex<Disk>>,
+}
+
+impl MemoryStore {
+    /// A store on an existing disk, as after a restart.
+    #[must_use]
+    pub fn reopen(&self) -> MemoryStore {
+        self.clone()
+    }
+
+    /// Works on the disk beneath.
+    pub fn with_disk<R>(&self, work: impl FnOnce(&mut Disk) -> R) -> R {
+        work(&mut self.disk.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Disk {
+    /// The stored balance of an account.
+    #[must_use]
+    pub fn balance(&self, account: AccountId) -> Money {
+        Money(self.balances.get(&account).copied().unwrap_or(0))
+    }
+
+    /// Every batch committed, in order.
+    #[must_use]
+    pub fn batches(&self) -> &[Batch] {
+        &self.batches
+    }
+}
+
+impl Store for MemoryStore {
+    fn acquire(&mut self) -> Result<Owned, StoreError> {
+        self.with_disk(|d| {
+            d.epoch += 1;
+            d.batch = 0;
+            let unclean = std::mem::replace(&mut d.running, true);
+            Ok(Owned {
+                fence: Fence {
+                    shard: 0,
+                    epoch: d.epoch,
+                },
+                next_pos: Pos(d.next_pos.max(1)),
+                unclean,
+            })
+        })
+    }
+
+    fn commit(&mut self, fence: Fence, batch: &Batch) -> Result<(), StoreError> {
+        self.with_disk(|d| {
+            if !d.failures.is_empty() {
+                return Err(d.failures.remove(0));
+            }
+            if fence.epoch != d.epoch {
+                return Err(StoreError::Fenced);
+            }
+            if batch.id.number <= d.batch {
+                return Ok(());
+            }
+            d.batch = batch.id.number;
+            d.apply(batch);
+            Ok(())
+        })
+    }
+
+    fn committed(&mut self, id: BatchId) -> Result<bool, StoreError> {
+        Ok(self.with_disk(|d| d.epoch == id.epoch && d.batch >= id.number))
+    }
+
+    fn recover(&mut self, out: &mut dyn FnMut(Record<'_>)) -> Result<(), StoreError> {
+        self.with_disk(|d| d.replay(out));
+        Ok(())
+    }
+
+    fn load(
+        &mut self,
+        keys: &[MessageKey],
+        out: &mut dyn FnMut(MessageKey, Message),
+    ) -> Result<(), StoreError> {
+        self.with_disk(|d| {
+            for key in keys {
+                if let Some(a) = d
+                    .batches
+                    .iter()
+                    .flat_map(|b| &b.accepted)
+                    .find(|a| a.key == *key)
+                {
+                    out(*key, a.message.clone());
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn load_outbox(
+        &mut self,
+        account: AccountId,
+        after: Pos,
+        max: usize,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        Ok(self.with_disk(|d| {
+            let rows = d
+                .outbox
+                .range((account, Pos(after.0 + 1))..=(account, Pos(u64::MAX)));
+            rows.map(|(_, row)| row)
+                .filter(|r| !r.parked)
+                .take(max)
+                .cloned()
+                .collect()
+        }))
+    }
+
+    fn find_topup(&mut self, provider: &str, receipt: &str) -> Result<Option<Topup>, StoreError> {
+        Ok(self.with_disk(|d| {
+            d.topups
+                .get(&(provider.to_string(), receipt.to_string()))
+                .cloned()
+        }))
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn maintain(&mut self, _fence: Fence, _now_ms: u64) -> Result<Progress, StoreError> {
+        Ok(Progress::Idle)
+    }
+
+    fn sealing(&self) -> Option<Pos> {
+        None
+    }
+
+    fn backlog(&self) -> usize {
+        0
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn release(&mut self, _fence: Fence) -> Result<(), StoreError> {
+        self.with_disk(|d| d.running = false);
+        Ok(())
+    }
+}
+
+impl Disk {
+    fn apply(&mut self, batch: &Batch) {
+        for (account, delta) in &batch.balances {
+            *self.balances.entry(*account).or_default() += delta.0;
+        }
+        self.entries += batch.postings.len() as u64;
+        for t in &batch.topups {
+            let entry = self.entries;
+            self.topups.insert(
+                (t.provider.clone(), t.receipt.clone()),
+                Topup { entry, ..t.clone() },
+            );
+        }
+        for row in &batch.outbox_put {
+            self.outbox.insert((row.account, row.pos), row.clone());
+        }
+        for key in &batch.outbox_del {
+            self.outbox.remove(key);
+        }
+        let last = |p: Option<Pos>| p.map_or(0, |p| p.0);
+        self.next_pos = [
+            self.next_pos,
+            last(batch.sent.last().map(|e| e.pos)) + 1,
+            last(batch.finished.last().map(|e| e.pos)) + 1,
+            last(batch.marks.last().map(|e| e.pos)) + 1,
+            last(batch.parked.last().map(|e| e.pos)) + 1,
+            last(batch.outbox_put.iter().map(|e| e.pos).max()) + 1,
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or(1);
+        self.batches.push(copy(batch));
+    }
+
+    fn replay(&self, out: &mut dyn FnMut(Record<'_>)) {
+        let mut accounts = BTreeMap::new();
+        for account in self.batches.iter().flat_map(|b| &b.accounts) {
+            accounts.insert(account.id, account.clone());
+        }
+        accounts.into_values().for_each(|a| out(Record::Account(a)));
+        for (id, name) in self.batches.iter().flat_map(|b| &b.upstreams) {
+            out(Record::Upstream(*id, name));
+        }
+        for (account, balance) in &self.balances {
+            out(Record::Wallet(*account, Money(*balance)));
+        }
+        let marks: BTreeMap<AccountId, Pos> = self
+            .batches
+            .iter()
+            .flat_map(|b| &b.watermarks)
+            .copied()
+            .collect();
+        marks
+            .into_iter()
+            .for_each(|(account, pos)| out(Record::Watermark(account, pos)));
+        self.batches
+            .iter()
+            .flat_map(|b| &b.accepted)
+            .for_each(|a| out(Record::Accepted(a)));
+        self.batches
+            .iter()
+            .flat_map(|b| &b.sent)
+            .for_each(|e| out(Record::Sent(e)));
+        self.batches
+            .iter()
+            .flat_map(|b| &b.marks)
+            .for_each(|e| out(Record::Mark(e)));
+        self.batches
+            .iter()
+            .flat_map(|b| &b.finished)
+            .for_each(|e| out(Record::Finished(e)));
+        let gone: std::collections::HashSet<Pos> = self
+            .batches
+            .iter()
+            .flat_map(|b| &b.unparked)
+            .copied()
+            .collect();
+        for p in self
+            .batches
+            .iter()
+            .flat_map(|b| &b.parked)
+            .filter(|p| !gone.contains(&p.pos))
+        {
+            out(Record::Parked(p.clone()));
+        }
+        let mut counts: BTreeMap<AccountId, u64> = BTreeMap::new();
+        for row in self.outbox.values().filter(|r| !r.parked) {
+            *counts.entry(row.account).or_default() += 1;
+        }
+        counts
+            .into_iter()
+            .for_each(|(account, n)| out(Record::Outbox(account, n)));
+    }
+}
+
+fn copy(b: &Batch) -> Batch {
+    let accepted = b.accepted.iter().map(|a| super::Accepted {
+        message: a.message.clone(),
+        ..*a
+    });
+    let sent = b.sent.iter().map(|s| super::Sent {
+        smsc_id: s.smsc_id.clone(),
+        ..*s
+    });
+    Batch {
+        id: b.id,
+        accepted: accepted.collect(),
+        sent: sent.collect(),
+        marks: b.marks.clone(),
+        finished: b.finished.clone(),
+        postings: b.postings.clone(),
+        balances: b.balances.clone(),
+        topups: b.topups.clone(),
+        parked: b.parked.clone(),
+        unparked: b.unparked.clone(),
+        outbox_put: b.outbox_put.clone(),
+        outbox_del: b.outbox_del.clone(),
+        watermarks: b.watermarks.clone(),
+        accounts: b.accounts.clone(),
+        upstreams: b.upstreams.clone(),
+    }
+}

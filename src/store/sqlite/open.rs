@@ -1,0 +1,202 @@
+//! Opening a store file: whose it is, whether it is whole, and that nobody else writes to it.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::schema;
+use crate::store::StoreError;
+
+/// Why a store was not opened. Nothing has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file exists and is no SQLite database.
+    #[error(
+        "{0} is not a SQLite database; it was left untouched. Point [store] path at another file"
+    )]
+    NotSqlite(PathBuf),
+    /// A SQLite database of another program.
+    #[error(
+        "{0} is a database of another program; it was left untouched. Point [store] path at another file"
+    )]
+    Foreign(PathBuf),
+    /// Written by a newer release.
+    #[error(
+        "{0} was written by a newer release (schema {1}); install that release, or restore a backup"
+    )]
+    Newer(PathBuf, i64),
+    /// Another daemon has it.
+    #[error("{0} is in use by another smsconnect daemon; stop that one first")]
+    InUse(PathBuf),
+    /// Damage found by the checks at start.
+    #[error("{path} is damaged ({what}); restore a backup, nothing was changed")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What the check said.
+        what: String,
+    },
+    /// Folder missing, no permission, disk full …
+    #[error("cannot open {path}: {what}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        what: String,
+    },
+}
+
+/// Keeps a second daemon out for as long as it lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Takes `<path>.lock`. A file of its own, since closing any descriptor of the database would drop SQLite's own locks.
+pub fn lock(path: &Path) -> Result<Lock, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let io = |e: &dyn std::fmt::Display| OpenError::Io {
+        path: PathBuf::from(&name),
+        what: e.to_string(),
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&name)
+        .map_err(|e| io(&e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock { _file: file }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path.into())),
+        Err(std::fs::TryLockError::Error(e)) => Err(io(&e)),
+    }
+}
+
+/// Reads the first 100 octets before SQLite may touch the file (SQLite file format §1.3).
+pub fn inspect(path: &Path) -> Result<(), OpenError> {
+    let mut header = Vec::with_capacity(100);
+    match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => {
+            return Err(OpenError::Io {
+                path: path.into(),
+                what: e.to_string(),
+            });
+        }
+        Ok(file) => {
+            let read = file.take(100).read_to_end(&mut header);
+            read.map_err(|e| OpenError::Io {
+                path: path.into(),
+                what: e.to_string(),
+            })?;
+        }
+    }
+    if header.is_empty() {
+        return Ok(());
+    }
+    if !header.starts_with(b"SQLite format 3\0") || header.len() < 100 {
+        return Err(OpenError::NotSqlite(path.into()));
+    }
+    let field = |at: usize| {
+        header
+            .get(at..at + 4)
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, i32::from_be_bytes)
+    };
+    if field(68) != schema::APPLICATION_ID {
+        return Err(OpenError::Foreign(path.into()));
+    }
+    let version = i64::from(field(60));
+    if version > schema::MIGRATIONS.len() as i64 {
+        return Err(OpenError::Newer(path.into(), version));
+    }
+    Ok(())
+}
+
+/// Opens or creates the write connection.
+pub fn connect(path: &Path, full: bool) -> Result<Connection, OpenError> {
+    let io = |what: String| OpenError::Io {
+        path: path.into(),
+        what,
+    };
+    if !path.exists() {
+        // SQLite gives -wal and -shm the permissions of the database.
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| io(e.to_string()))?;
+    }
+    let mut conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(|e| io(e.to_string()))?;
+    conn.busy_timeout(Duration::from_secs(5))
+        .map_err(|e| io(e.to_string()))?;
+    // The schema goes in under the rollback journal: until that transaction is whole the file is empty, and from then on
+    // its header carries our application_id.
+    let known = schema::migrate(&mut conn).map_err(|e| damaged(path, &e))?;
+    if !known {
+        return Err(OpenError::Newer(path.into(), -1));
+    }
+    let sync = if full { "FULL" } else { "NORMAL" };
+    conn.execute_batch(&format!(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous={sync}; PRAGMA wal_autocheckpoint=0;
+         PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-65536; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;
+         PRAGMA foreign_keys=OFF; PRAGMA trusted_schema=OFF;"
+    ))
+    .map_err(|e| damaged(path, &e))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
+}
+
+/// The checks at an unclean start that must pass before anything is served: every table is there, and each wallet equals its base plus
+/// the ledger's tail. The whole file is checked in the background afterwards.
+pub fn check_now(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+    let fail = |what: String| OpenError::Damaged {
+        path: path.into(),
+        what,
+    };
+    let tables: i64 = conn
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE name IN ('node','account','wallet','ledger','segment','carried','outbox','parked')", [], |r| r.get(0))
+        .map_err(|e| damaged(path, &e))?;
+    if tables != 8 {
+        return Err(fail("tables are missing".into()));
+    }
+    let wrong: i64 = conn
+        .query_row(
+            "SELECT count(*) FROM wallet w WHERE w.balance <> w.base + COALESCE((
+               SELECT SUM(CASE WHEN l.credit = 'wallet' THEN l.amount ELSE 0 END
+                        - CASE WHEN l.debit = 'wallet' THEN l.amount ELSE 0 END)
+               FROM ledger l WHERE l.account = w.account AND l.entry > w.base_entry), 0)",
+            [],
+            |r| r.get(0),
+        )
+        .map_err(|e| damaged(path, &e))?;
+    if wrong != 0 {
+        return Err(fail(format!("{wrong} wallets do not equal their ledger")));
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, error: &rusqlite::Error) -> OpenError {
+    match super::classify(error) {
+        StoreError::Fatal(what) => OpenError::Damaged {
+            path: path.into(),
+            what,
+        },
+        other => OpenError::Io {
+            path: path.into(),
+            what: other.to_string(),
+        },
+    }
+}

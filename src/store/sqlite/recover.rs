@@ -1,0 +1,340 @@
+//! Reading back what is open.
+
+use rusqlite::{Connection, Row};
+
+use super::{StoreError, fault};
+use crate::domain::account::{Account, AccountState, BindAllowed};
+use crate::domain::message::Message;
+use crate::domain::outcome::{ChargeOn, Final, Wants};
+use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
+use crate::money::Money;
+use crate::store::{
+    Accepted, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Record, Sent,
+};
+
+type Out<'a> = &'a mut dyn FnMut(Record<'_>);
+
+pub(super) fn recover(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
+    control(conn, out).map_err(fault)?;
+    carried(conn, out)?;
+    for segment in journals(conn).map_err(fault)? {
+        journal(conn, segment, out)?;
+    }
+    waiting(conn, out).map_err(fault)
+}
+
+/// Segments that are not sealed yet, oldest first.
+pub(super) fn journals(conn: &Connection) -> rusqlite::Result<Vec<i64>> {
+    conn.prepare("SELECT number FROM segment WHERE state < 2 ORDER BY number")?
+        .query_map([], |r| r.get(0))?
+        .collect()
+}
+
+fn control(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
+    let mut stmt = conn.prepare("SELECT * FROM account ORDER BY id")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Account(account(r)?));
+    }
+    let mut stmt = conn.prepare("SELECT id, name FROM upstream ORDER BY id")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Upstream(
+            UpstreamId(r.get(0)?),
+            r.get_ref(1)?.as_str()?,
+        ));
+    }
+    let mut stmt = conn.prepare("SELECT account, balance FROM wallet")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Wallet(AccountId(r.get(0)?), Money(r.get(1)?)));
+    }
+    let mut stmt = conn.prepare("SELECT account, pos FROM watermark")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Watermark(AccountId(r.get(0)?), pos(r, 1)?));
+    }
+    Ok(())
+}
+
+fn pos(r: &Row<'_>, column: usize) -> rusqlite::Result<Pos> {
+    Ok(Pos(r.get::<_, i64>(column)? as u64))
+}
+
+fn key(r: &Row<'_>, column: usize) -> rusqlite::Result<MessageKey> {
+    Ok(MessageKey(r.get::<_, i64>(column)? as u64))
+}
+
+fn ms(r: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    Ok(r.get::<_, i64>(column)? as u64)
+}
+
+fn damaged(what: &str, key: MessageKey) -> StoreError {
+    StoreError::Fatal(format!("the {what} row of message {key} cannot be read"))
+}
+
+/// A row of an `accepted_N` table (or the same columns of `carried`).
+pub(super) fn accepted(r: &Row<'_>) -> Result<Accepted, StoreError> {
+    let id = key(r, 0).map_err(fault)?;
+    let record = r.get_ref(8).map_err(fault)?;
+    let message = record
+        .as_blob()
+        .ok()
+        .and_then(|b| Message::from_record(b).ok());
+    let read = || -> rusqlite::Result<Accepted> {
+        let terms: u8 = r.get(6)?;
+        Ok(Accepted {
+            key: id,
+            account: AccountId(r.get(1)?),
+            at_ms: ms(r, 2)?,
+            expires_ms: ms(r, 3)?,
+            price: Money(r.get(4)?),
+            tariff: r.get(5)?,
+            charge_on: ChargeOn::from_code(terms & 3),
+            wants: Wants::from_bits(terms >> 2),
+            segments: r.get(7)?,
+            message: message
+                .clone()
+                .unwrap_or_else(|| Message::new(&crate::domain::message::Parts::default())),
+        })
+    };
+    if message.is_none() {
+        return Err(damaged("accepted", id));
+    }
+    read().map_err(fault)
+}
+
+fn carried(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
+    let mut stmt = conn
+        .prepare("SELECT * FROM carried ORDER BY key")
+        .map_err(fault)?;
+    let mut rows = stmt.query([]).map_err(fault)?;
+    while let Some(r) = rows.next().map_err(fault)? {
+        let row = accepted(r)?;
+        let id = row.key;
+        out(Record::Accepted(&row));
+        let sent_pos = pos(r, 9).map_err(fault)?;
+        if sent_pos.0 != 0 {
+            out(Record::Sent(&sent(r, [9, 0, 10, 11, 12]).map_err(fault)?));
+        }
+        if pos(r, 13).map_err(fault)?.0 != 0 {
+            let kind = MarkKind::from_code(r.get(14).map_err(fault)?)
+                .ok_or_else(|| damaged("carried", id))?;
+            out(Record::Mark(
+                &mark(r, kind, [13, 0, 18, 15, 16, 17]).map_err(fault)?,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Columns: pos, key, upstream, at, smsc_id.
+pub(super) fn sent(r: &Row<'_>, c: [usize; 5]) -> rusqlite::Result<Sent> {
+    Ok(Sent {
+        pos: pos(r, c[0])?,
+        key: key(r, c[1])?,
+        upstream: UpstreamId(r.get(c[2])?),
+        at_ms: ms(r, c[3])?,
+        smsc_id: r.get_ref(c[4])?.as_blob()?.into(),
+    })
+}
+
+/// Columns: pos, key, at, upstream, state, err.
+fn mark(r: &Row<'_>, kind: MarkKind, c: [usize; 6]) -> rusqlite::Result<Mark> {
+    Ok(Mark {
+        pos: pos(r, c[0])?,
+        key: key(r, c[1])?,
+        kind,
+        at_ms: ms(r, c[2])?,
+        upstream: UpstreamId(r.get(c[3])?),
+        state: r.get(c[4])?,
+        err: r.get(c[5])?,
+        flags: 0,
+    })
+}
+
+/// A row of a `final_N` table; `None` for a state this release does not know.
+pub(super) fn finished(r: &Row<'_>) -> rusqlite::Result<Option<Finished>> {
+    let Some(state) = Final::from_code(r.get(3)?) else {
+        return Ok(None);
+    };
+    Ok(Some(Finished {
+        pos: pos(r, 0)?,
+        key: key(r, 1)?,
+        account: AccountId(r.get(2)?),
+        state,
+        err: r.get(4)?,
+        at_ms: ms(r, 5)?,
+        charged: Money(r.get(6)?),
+        flags: r.get(7)?,
+    }))
+}
+
+fn journal(conn: &Connection, n: i64, out: Out<'_>) -> Result<(), StoreError> {
+    let mut stmt = conn
+        .prepare(&format!("SELECT * FROM accepted_{n} ORDER BY key"))
+        .map_err(fault)?;
+    let mut rows = stmt.query([]).map_err(fault)?;
+    while let Some(r) = rows.next().map_err(fault)? {
+        out(Record::Accepted(&accepted(r)?));
+    }
+    let mut stmt = conn
+        .prepare(&format!("SELECT * FROM sent_{n} ORDER BY pos"))
+        .map_err(fault)?;
+    let mut rows = stmt.query([]).map_err(fault)?;
+    while let Some(r) = rows.next().map_err(fault)? {
+        out(Record::Sent(&sent(r, [0, 1, 2, 3, 4]).map_err(fault)?));
+    }
+    let mut stmt = conn
+        .prepare(&format!("SELECT * FROM mark_{n} ORDER BY pos"))
+        .map_err(fault)?;
+    let mut rows = stmt.query([]).map_err(fault)?;
+    while let Some(r) = rows.next().map_err(fault)? {
+        let id = key(r, 1).map_err(fault)?;
+        let kind =
+            MarkKind::from_code(r.get(2).map_err(fault)?).ok_or_else(|| damaged("mark", id))?;
+        let mut row = mark(r, kind, [0, 1, 3, 4, 5, 6]).map_err(fault)?;
+        row.flags = r.get(7).map_err(fault)?;
+        out(Record::Mark(&row));
+    }
+    let mut stmt = conn
+        .prepare(&format!("SELECT * FROM final_{n} ORDER BY pos"))
+        .map_err(fault)?;
+    let mut rows = stmt.query([]).map_err(fault)?;
+    while let Some(r) = rows.next().map_err(fault)? {
+        let id = key(r, 1).map_err(fault)?;
+        let row = finished(r)
+            .map_err(fault)?
+            .ok_or_else(|| damaged("final", id))?;
+        out(Record::Finished(&row));
+    }
+    Ok(())
+}
+
+fn waiting(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
+    let mut stmt = conn.prepare(
+        "SELECT pos, upstream, smsc_id, number, state, err, at FROM parked ORDER BY pos",
+    )?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Parked(Parked {
+            pos: pos(r, 0)?,
+            upstream: UpstreamId(r.get(1)?),
+            smsc_id: r.get_ref(2)?.as_blob()?.into(),
+            number: r.get_ref(3)?.as_blob()?.into(),
+            state: r.get(4)?,
+            err: r.get(5)?,
+            at_ms: ms(r, 6)?,
+        }));
+    }
+    let mut stmt =
+        conn.prepare("SELECT account, COUNT(*) FROM outbox WHERE parked = 0 GROUP BY account")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Outbox(AccountId(r.get(0)?), ms(r, 1)?));
+    }
+    Ok(())
+}
+
+fn account(r: &Row<'_>) -> rusqlite::Result<Account> {
+    let list = |text: String| {
+        text.split(',')
+            .filter(|s| !s.is_empty())
+            .map(str::to_string)
+            .collect::<Vec<_>>()
+    };
+    Ok(Account {
+        id: AccountId(r.get(0)?),
+        name: r.get(1)?,
+        system_id: r.get(2)?,
+        password_hash: r.get(3)?,
+        tariff: r.get(4)?,
+        tps: r.get(5)?,
+        window: r.get(6)?,
+        max_binds: r.get(7)?,
+        allow_ips: list(r.get(8)?),
+        senders: list(r.get(9)?),
+        bind: match r.get::<_, u8>(10)? {
+            1 => BindAllowed::Transmitter,
+            2 => BindAllowed::Receiver,
+            3 => BindAllowed::Transceiver,
+            _ => BindAllowed::All,
+        },
+        state: match r.get::<_, u8>(11)? {
+            0 => AccountState::Active,
+            1 => AccountState::Suspended,
+            _ => AccountState::Closed,
+        },
+        credit_limit: Money(r.get(12)?),
+        created_ms: ms(r, 13)?,
+    })
+}
+
+/// Reads message records by key, from the journals newest first and then from what was carried forward.
+pub(super) fn load(
+    conn: &Connection,
+    keys: &[MessageKey],
+    out: &mut dyn FnMut(MessageKey, Message),
+) -> Result<(), StoreError> {
+    let mut tables: Vec<String> = journals(conn)
+        .map_err(fault)?
+        .into_iter()
+        .rev()
+        .map(|n| format!("accepted_{n}"))
+        .collect();
+    tables.push("carried".into());
+    for id in keys {
+        for table in &tables {
+            let found = conn
+                .prepare_cached(&format!("SELECT message FROM {table} WHERE key = ?1"))
+                .and_then(|mut s| {
+                    s.query_row([id.0 as i64], |r| {
+                        r.get_ref(0)?
+                            .as_blob()
+                            .map(Message::from_record)
+                            .map_err(Into::into)
+                    })
+                });
+            match found {
+                Ok(message) => {
+                    out(*id, message.map_err(|_| damaged("accepted", *id))?);
+                    break;
+                }
+                Err(rusqlite::Error::QueryReturnedNoRows) => {}
+                Err(e) => return Err(fault(e)),
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn load_outbox(
+    conn: &Connection,
+    account: AccountId,
+    after: Pos,
+    max: usize,
+) -> Result<Vec<OutboxRow>, StoreError> {
+    let read = || -> rusqlite::Result<Vec<OutboxRow>> {
+        conn.prepare_cached(
+            "SELECT pos, kind, key, at, payload FROM outbox
+             WHERE account = ?1 AND pos > ?2 AND parked = 0 ORDER BY pos LIMIT ?3",
+        )?
+        .query_map((account.0, after.0 as i64, max as i64), |r| {
+            Ok(OutboxRow {
+                account,
+                pos: pos(r, 0)?,
+                kind: if r.get::<_, u8>(1)? == 1 {
+                    OutboxKind::Inbound
+                } else {
+                    OutboxKind::Receipt
+                },
+                key: key(r, 2)?,
+                at_ms: ms(r, 3)?,
+                parked: false,
+                payload: r.get_ref(4)?.as_blob()?.into(),
+            })
+        })?
+        .collect()
+    };
+    read().map_err(fault)
+}

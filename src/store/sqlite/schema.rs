@@ -1,0 +1,124 @@
+//! Tables and their versions.
+
+use rusqlite::Connection;
+
+/// `PRAGMA application_id`: "SMSC". A file with another id is somebody else's and is left untouched.
+pub const APPLICATION_ID: i32 = 0x534D_5343;
+
+/// Schema changes in order; `PRAGMA user_version` counts those applied. Never edit one that has shipped: append.
+pub const MIGRATIONS: &[&str] = &[r"
+CREATE TABLE node(
+  shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, batch INTEGER NOT NULL, next_pos INTEGER NOT NULL,
+  running INTEGER NOT NULL);
+INSERT INTO node VALUES(0, 0, 0, 1, 0);
+CREATE TABLE account(
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, system_id TEXT NOT NULL UNIQUE, password_hash TEXT NOT NULL,
+  tariff TEXT NOT NULL, tps INTEGER NOT NULL, window INTEGER NOT NULL, max_binds INTEGER NOT NULL,
+  allow_ips TEXT NOT NULL, senders TEXT NOT NULL, bind INTEGER NOT NULL, state INTEGER NOT NULL,
+  credit_limit INTEGER NOT NULL, created_at INTEGER NOT NULL);
+CREATE TABLE upstream(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+-- balance = base + what the ledger rows after base_entry add up to; checked at every unclean start
+CREATE TABLE wallet(
+  account INTEGER PRIMARY KEY, balance INTEGER NOT NULL, base INTEGER NOT NULL, base_entry INTEGER NOT NULL);
+CREATE TABLE ledger(
+  entry INTEGER PRIMARY KEY, at INTEGER NOT NULL, account INTEGER NOT NULL, debit TEXT NOT NULL, credit TEXT NOT NULL,
+  amount INTEGER NOT NULL CHECK(amount >= 0), count INTEGER NOT NULL, reason TEXT NOT NULL, reference TEXT NOT NULL);
+CREATE TABLE topup(
+  provider TEXT NOT NULL, receipt TEXT NOT NULL, entry INTEGER NOT NULL, account INTEGER NOT NULL,
+  amount INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY(provider, receipt));
+CREATE TABLE watermark(account INTEGER PRIMARY KEY, pos INTEGER NOT NULL);
+CREATE TABLE parked(
+  pos INTEGER PRIMARY KEY, upstream INTEGER NOT NULL, smsc_id BLOB NOT NULL, number BLOB NOT NULL,
+  state INTEGER NOT NULL, err INTEGER NOT NULL, at INTEGER NOT NULL);
+CREATE TABLE outbox(
+  account INTEGER NOT NULL, pos INTEGER NOT NULL, kind INTEGER NOT NULL, key INTEGER NOT NULL, at INTEGER NOT NULL,
+  parked INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY(account, pos)) WITHOUT ROWID;
+-- state: 0 live, 1 full (waits to be sealed), 2 sealed
+CREATE TABLE segment(
+  number INTEGER PRIMARY KEY, state INTEGER NOT NULL, opened_at INTEGER NOT NULL, last_pos INTEGER NOT NULL,
+  rows INTEGER NOT NULL, cursor INTEGER NOT NULL, newest INTEGER NOT NULL);
+-- what each account's messages of a sealed segment cost: stays when retention drops the segment, so that the ledger still
+-- reconciles with the messages
+CREATE TABLE segment_total(
+  segment INTEGER NOT NULL, account INTEGER NOT NULL, count INTEGER NOT NULL, charged INTEGER NOT NULL,
+  PRIMARY KEY(segment, account)) WITHOUT ROWID;
+-- open messages of sealed segments
+CREATE TABLE carried(
+  key INTEGER PRIMARY KEY, account INTEGER NOT NULL, at INTEGER NOT NULL, expires INTEGER NOT NULL,
+  price INTEGER NOT NULL, tariff INTEGER NOT NULL, terms INTEGER NOT NULL, segments INTEGER NOT NULL,
+  message BLOB NOT NULL,
+  sent_pos INTEGER NOT NULL, sent_upstream INTEGER NOT NULL, sent_at INTEGER NOT NULL, smsc_id BLOB NOT NULL,
+  mark_pos INTEGER NOT NULL, mark_kind INTEGER NOT NULL, mark_upstream INTEGER NOT NULL, mark_state INTEGER NOT NULL,
+  mark_err INTEGER NOT NULL, mark_at INTEGER NOT NULL);
+"];
+
+/// The journal tables of one segment: append-only, no secondary index.
+pub fn journal_tables(segment: i64) -> String {
+    format!(
+        "CREATE TABLE accepted_{segment}(
+  key INTEGER PRIMARY KEY, account INTEGER NOT NULL, at INTEGER NOT NULL, expires INTEGER NOT NULL,
+  price INTEGER NOT NULL, tariff INTEGER NOT NULL, terms INTEGER NOT NULL, segments INTEGER NOT NULL,
+  message BLOB NOT NULL);
+CREATE TABLE sent_{segment}(
+  pos INTEGER PRIMARY KEY, key INTEGER NOT NULL, upstream INTEGER NOT NULL, at INTEGER NOT NULL, smsc_id BLOB NOT NULL);
+CREATE TABLE mark_{segment}(
+  pos INTEGER PRIMARY KEY, key INTEGER NOT NULL, kind INTEGER NOT NULL, at INTEGER NOT NULL, upstream INTEGER NOT NULL,
+  state INTEGER NOT NULL, err INTEGER NOT NULL, flags INTEGER NOT NULL);
+CREATE TABLE final_{segment}(
+  pos INTEGER PRIMARY KEY, key INTEGER NOT NULL, account INTEGER NOT NULL, state INTEGER NOT NULL, err INTEGER NOT NULL,
+  at INTEGER NOT NULL, charged INTEGER NOT NULL, flags INTEGER NOT NULL);"
+    )
+}
+
+/// What a sealed segment keeps: the messages that ended in it, without their text, and their order per account.
+pub fn closed_tables(segment: i64) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS closed_{segment}(
+  key INTEGER PRIMARY KEY, account INTEGER NOT NULL, at INTEGER NOT NULL, done INTEGER NOT NULL, segments INTEGER NOT NULL,
+  price INTEGER NOT NULL, charged INTEGER NOT NULL, tariff INTEGER NOT NULL, terms INTEGER NOT NULL,
+  state INTEGER NOT NULL, err INTEGER NOT NULL, upstream INTEGER NOT NULL, sent_at INTEGER NOT NULL,
+  smsc_id BLOB NOT NULL, stub BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS closed_account_{segment}(
+  account INTEGER NOT NULL, key INTEGER NOT NULL, PRIMARY KEY(account, key)) WITHOUT ROWID;"
+    )
+}
+
+/// Opens a new live segment; its number is one above the highest so far.
+pub fn open_segment(conn: &Connection, now_ms: u64) -> rusqlite::Result<i64> {
+    let number: i64 = conn.query_row(
+        "SELECT COALESCE(MAX(number), 0) + 1 FROM segment",
+        [],
+        |r| r.get(0),
+    )?;
+    conn.execute_batch(&journal_tables(number))?;
+    conn.execute(
+        "INSERT INTO segment VALUES(?1, 0, ?2, 0, 0, 0, 0)",
+        (number, now_ms as i64),
+    )?;
+    Ok(number)
+}
+
+/// Applies what is missing, in one transaction. `user_version` above ours was written by a newer release.
+///
+/// # Errors
+/// The SQL error, or `Ok(false)` for a newer version (nothing is changed).
+pub fn migrate(conn: &mut Connection) -> rusqlite::Result<bool> {
+    let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
+    let Some(missing) = usize::try_from(version)
+        .ok()
+        .and_then(|v| MIGRATIONS.get(v..))
+    else {
+        return Ok(false);
+    };
+    if missing.is_empty() {
+        return Ok(true);
+    }
+    let tx = conn.transaction()?;
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    for sql in missing {
+        tx.execute_batch(sql)?;
+    }
+    tx.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    tx.commit()?;
+    Ok(true)
+}

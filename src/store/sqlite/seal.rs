@@ -1,0 +1,332 @@
+//! Background work between commits: sealing full segments and dropping old ones, in slices of bounded size.
+//!
+//! Sealing a segment writes every message that ended in it as one row without its text (`closed_N`, in key order), carries
+//! the open ones forward, and drops the segment's journal. Every slice is one transaction and can be repeated, so a crash
+//! at any point only repeats work.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, Transaction};
+
+use super::{Fence, Pos, SqliteStore, StoreError, fault, recover, schema};
+use crate::ids::MessageKey;
+use crate::store::Progress;
+
+/// Rows per slice: about 3 ms of work, so that sealing never costs a commit more than that.
+const SLICE: usize = 500;
+
+/// A segment being sealed.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    number: i64,
+    /// (key, position of its final row), by key.
+    finals: Vec<(MessageKey, Pos)>,
+    /// Latest `sent` row of each message.
+    sent: HashMap<u64, u64>,
+    /// Latest mark of messages that did not end here.
+    marks: HashMap<u64, u64>,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Closing `finals[n..]`.
+    Closing(usize),
+    /// Carrying open messages with a key above this one forward.
+    Carrying(i64),
+    /// Updating carried messages of earlier segments that were sent or marked here.
+    Updating,
+    Dropping,
+}
+
+pub(super) fn maintain(
+    store: &mut SqliteStore,
+    _fence: Fence,
+    now_ms: u64,
+) -> Result<Progress, StoreError> {
+    if store.sealing.is_none() {
+        match store.waiting.first() {
+            Some((number, _)) => store.sealing = Some(begin(&store.conn, *number).map_err(fault)?),
+            None => return retention(store, now_ms).map_err(fault),
+        }
+    }
+    let Some(mut job) = store.sealing.take() else {
+        return Ok(Progress::Idle);
+    };
+    let done = slice(&mut store.conn, &mut job);
+    match done {
+        Ok(true) => {
+            store.waiting.retain(|(n, _)| *n != job.number);
+            Ok(Progress::More)
+        }
+        Ok(false) => {
+            store.sealing = Some(job);
+            Ok(Progress::More)
+        }
+        Err(e) => {
+            if !store.conn.is_autocommit() {
+                let _closed = store.conn.execute_batch("ROLLBACK");
+            }
+            store.sealing = Some(job);
+            match e {
+                // No room to seal: the journal stays as it is, which is whole in itself.
+                StoreError::Full(_) | StoreError::Retry(_) => Ok(Progress::Idle),
+                other => Err(other),
+            }
+        }
+    }
+}
+
+fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
+    conn.execute_batch(&schema::closed_tables(number))?;
+    let pairs = |sql: String| -> rusqlite::Result<Vec<(u64, u64)>> {
+        conn.prepare(&sql)?
+            .query_map([], |r| {
+                Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64))
+            })?
+            .collect()
+    };
+    let mut finals: Vec<(MessageKey, Pos)> = pairs(format!("SELECT key, pos FROM final_{number}"))?
+        .into_iter()
+        .map(|(k, p)| (MessageKey(k), Pos(p)))
+        .collect();
+    finals.sort_unstable();
+    let sent = pairs(format!("SELECT key, pos FROM sent_{number} ORDER BY pos"))?
+        .into_iter()
+        .collect();
+    let mut marks: HashMap<u64, u64> =
+        pairs(format!("SELECT key, pos FROM mark_{number} ORDER BY pos"))?
+            .into_iter()
+            .collect();
+    for (key, _) in &finals {
+        marks.remove(&key.0);
+    }
+    Ok(Sealing {
+        number,
+        finals,
+        sent,
+        marks,
+        stage: Stage::Closing(0),
+    })
+}
+
+/// One slice; `Ok(true)` when the segment is done.
+fn slice(conn: &mut Connection, job: &mut Sealing) -> Result<bool, StoreError> {
+    let tx = conn.transaction().map_err(fault)?;
+    let next = match job.stage {
+        Stage::Closing(from) => close(&tx, job, from)?,
+        Stage::Carrying(after) => carry(&tx, job, after)?,
+        Stage::Updating => update(&tx, job).map_err(fault)?,
+        Stage::Dropping => {
+            finish(&tx, job).map_err(fault)?;
+            tx.commit().map_err(fault)?;
+            return Ok(true);
+        }
+    };
+    tx.commit().map_err(fault)?;
+    job.stage = next;
+    Ok(false)
+}
+
+fn close(tx: &Transaction<'_>, job: &Sealing, from: usize) -> Result<Stage, StoreError> {
+    let n = job.number;
+    let slice = job
+        .finals
+        .get(from..(from + SLICE).min(job.finals.len()))
+        .unwrap_or(&[]);
+    for (key, pos) in slice {
+        let end = tx
+            .prepare_cached(&format!("SELECT * FROM final_{n} WHERE pos = ?1"))
+            .and_then(|mut s| s.query_row([pos.0 as i64], recover::finished).optional())
+            .map_err(fault)?
+            .flatten();
+        let (Some(end), Some((begin, sent))) = (end, origin(tx, job, *key)?) else {
+            continue;
+        };
+        let stub = begin.message.stub();
+        tx.prepare_cached(&format!(
+            "INSERT OR REPLACE INTO closed_{n} VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
+        ))
+        .and_then(|mut s| {
+            s.execute((
+                key.0 as i64,
+                begin.account.0,
+                begin.at_ms as i64,
+                end.at_ms as i64,
+                begin.segments,
+                begin.price.0,
+                end.charged.0,
+                begin.tariff,
+                begin.charge_on as u8 | (begin.wants as u8) << 2,
+                end.state.code(),
+                end.err,
+                sent.0,
+                sent.1,
+                &*sent.2,
+                stub.record(),
+            ))
+        })
+        .map_err(fault)?;
+        tx.prepare_cached(&format!(
+            "INSERT OR REPLACE INTO closed_account_{n} VALUES(?1, ?2)"
+        ))
+        .and_then(|mut s| s.execute((begin.account.0, key.0 as i64)))
+        .map_err(fault)?;
+    }
+    let done = from + slice.len();
+    Ok(if done >= job.finals.len() {
+        Stage::Carrying(i64::MIN)
+    } else {
+        Stage::Closing(done)
+    })
+}
+
+type SentInfo = (u16, i64, Box<[u8]>);
+
+/// The accepted row of a message that ended in this segment, and who took it.
+fn origin(
+    tx: &Transaction<'_>,
+    job: &Sealing,
+    key: MessageKey,
+) -> Result<Option<(crate::store::Accepted, SentInfo)>, StoreError> {
+    let n = job.number;
+    let mut from_carried = None;
+    let mut row = None;
+    for (table, carried) in [
+        (format!("accepted_{n}"), false),
+        ("carried".to_string(), true),
+    ] {
+        let mut stmt = tx
+            .prepare_cached(&format!("SELECT * FROM {table} WHERE key = ?1"))
+            .map_err(fault)?;
+        let mut rows = stmt.query([key.0 as i64]).map_err(fault)?;
+        if let Some(r) = rows.next().map_err(fault)? {
+            row = Some(recover::accepted(r)?);
+            if carried {
+                let read = || -> rusqlite::Result<SentInfo> {
+                    Ok((r.get(10)?, r.get(11)?, r.get_ref(12)?.as_blob()?.into()))
+                };
+                from_carried = Some(read().map_err(fault)?);
+            }
+            break;
+        }
+    }
+    let Some(row) = row else { return Ok(None) };
+    let sent = match job.sent.get(&key.0) {
+        Some(pos) => tx
+            .prepare_cached(&format!(
+                "SELECT upstream, at, smsc_id FROM sent_{n} WHERE pos = ?1"
+            ))
+            .and_then(|mut s| {
+                s.query_row([*pos as i64], |r| {
+                    Ok((r.get(0)?, r.get(1)?, r.get_ref(2)?.as_blob()?.into()))
+                })
+                .optional()
+            })
+            .map_err(fault)?,
+        None => from_carried,
+    };
+    Ok(Some((row, sent.unwrap_or((u16::MAX, 0, Box::default())))))
+}
+
+fn carry(tx: &Transaction<'_>, job: &Sealing, after: i64) -> Result<Stage, StoreError> {
+    let n = job.number;
+    let keys: Vec<i64> = tx
+        .prepare_cached(&format!(
+            "SELECT key FROM accepted_{n} WHERE key > ?1 ORDER BY key LIMIT ?2"
+        ))
+        .and_then(|mut s| s.query_map((after, SLICE as i64), |r| r.get(0))?.collect())
+        .map_err(fault)?;
+    let Some(&last) = keys.last() else {
+        return Ok(Stage::Updating);
+    };
+    for key in keys {
+        let id = MessageKey(key as u64);
+        let at = job.finals.partition_point(|(k, _)| *k < id);
+        if job.finals.get(at).is_some_and(|(k, _)| *k == id) {
+            continue;
+        }
+        tx.prepare_cached(&format!(
+            "INSERT OR IGNORE INTO carried SELECT a.*, 0, 65535, 0, x'', 0, 0, 0, 0, 0, 0 FROM accepted_{n} a WHERE key = ?1"
+        ))
+        .and_then(|mut s| s.execute([key]))
+        .map_err(fault)?;
+    }
+    Ok(Stage::Carrying(last))
+}
+
+/// Puts what happened here to still open messages on their carried rows. Open messages are few beside closed ones, so
+/// this is one slice.
+fn update(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<Stage> {
+    let n = job.number;
+    let open = |key: &u64| {
+        let at = job.finals.partition_point(|(k, _)| k.0 < *key);
+        job.finals.get(at).is_none_or(|(k, _)| k.0 != *key)
+    };
+    for (key, pos) in job.sent.iter().filter(|(k, _)| open(k)) {
+        tx.prepare_cached(&format!(
+            "UPDATE carried SET (sent_pos, sent_upstream, sent_at, smsc_id) =
+               (SELECT pos, upstream, at, smsc_id FROM sent_{n} WHERE pos = ?2) WHERE key = ?1"
+        ))?
+        .execute((*key as i64, *pos as i64))?;
+    }
+    for (key, pos) in job.marks.iter().filter(|(k, _)| open(k)) {
+        tx.prepare_cached(&format!(
+            "UPDATE carried SET (mark_pos, mark_kind, mark_upstream, mark_state, mark_err, mark_at) =
+               (SELECT pos, kind, upstream, state, err, at FROM mark_{n} WHERE pos = ?2) WHERE key = ?1"
+        ))?
+        .execute((*key as i64, *pos as i64))?;
+    }
+    Ok(Stage::Dropping)
+}
+
+fn finish(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<()> {
+    let n = job.number;
+    for table in ["accepted", "sent", "mark", "final"] {
+        tx.execute_batch(&format!("DROP TABLE IF EXISTS {table}_{n}"))?;
+    }
+    let newest: i64 = tx.query_row(
+        &format!("SELECT COALESCE(MAX(done), 0) FROM closed_{n}"),
+        [],
+        |r| r.get(0),
+    )?;
+    tx.execute_batch(&format!(
+        "DELETE FROM carried WHERE EXISTS (SELECT 1 FROM closed_{n} c WHERE c.key = carried.key);
+         INSERT INTO segment_total SELECT {n}, account, COUNT(*), SUM(charged) FROM closed_{n} GROUP BY account"
+    ))?;
+    tx.execute(
+        "UPDATE segment SET state = 2, newest = ?2 WHERE number = ?1",
+        (n, newest),
+    )?;
+    // The ledger up to here is folded into each wallet's base, so that the check at start stays short.
+    tx.execute_batch(
+        "UPDATE wallet SET base = balance, base_entry = COALESCE((SELECT MAX(entry) FROM ledger), 0)",
+    )
+}
+
+/// Drops sealed segments whose newest message is past `keep_days`.
+fn retention(store: &mut SqliteStore, now_ms: u64) -> rusqlite::Result<Progress> {
+    let days = u64::from(store.options.keep_days);
+    if days == 0 {
+        return Ok(Progress::Idle);
+    }
+    let before = now_ms.saturating_sub(days * 86_400_000) as i64;
+    let old: Option<i64> = store
+        .conn
+        .query_row(
+            "SELECT number FROM segment WHERE state = 2 AND newest < ?1 ORDER BY number LIMIT 1",
+            [before],
+            |r| r.get(0),
+        )
+        .optional()?;
+    let Some(n) = old else {
+        return Ok(Progress::Idle);
+    };
+    let tx = store.conn.transaction()?;
+    tx.execute_batch(&format!(
+        "DROP TABLE IF EXISTS closed_{n}; DROP TABLE IF EXISTS closed_account_{n}"
+    ))?;
+    tx.execute("DELETE FROM segment WHERE number = ?1", [n])?;
+    tx.commit()?;
+    Ok(Progress::More)
+}
