@@ -21,18 +21,12 @@ static ANCHOR: OnceLock<Anchor> = OnceLock::new();
 const SLEW_EVERY_MS: u64 = 1_000;
 const SLEW_STEP_MS: i64 = 20;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the clocks"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
 fn monotonic() -> Instant {
     Instant::now()
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the clocks"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
 fn wall_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -69,9 +63,7 @@ pub fn now_ms() -> u64 {
 /// Microseconds on the monotonic clock since the first reading; for measuring durations only.
 #[must_use]
 pub fn mono_us() -> u64 {
-    monotonic()
-        .saturating_duration_since(anchor().start)
-        .as_micros() as u64
+    monotonic().saturating_duration_since(anchor().start).as_micros() as u64
 }
 
 #[cfg(test)]

@@ -37,9 +37,7 @@ impl MessageKey {
     /// The key of `sequence` within an epoch of a shard. `shard < 4096`, `epoch < 2^20`; higher bits are cut off.
     #[must_use]
     pub const fn new(shard: u16, epoch: u32, sequence: u32) -> MessageKey {
-        MessageKey(
-            ((shard as u64 & 0xFFF) << 52) | ((epoch as u64 & 0xF_FFFF) << 32) | sequence as u64,
-        )
+        MessageKey(((shard as u64 & 0xFFF) << 52) | ((epoch as u64 & 0xF_FFFF) << 32) | sequence as u64)
     }
 
     /// Reads the printed form. `None` for anything but 1–20 ASCII digits that fit 64 bits.
@@ -94,13 +92,7 @@ mod tests {
 
     #[test]
     fn anything_but_a_decimal_key_is_refused() {
-        for text in [
-            "",
-            "12a",
-            "-1",
-            "18446744073709551616",
-            "000000000000000000001",
-        ] {
+        for text in ["", "12a", "-1", "18446744073709551616", "000000000000000000001"] {
             assert_eq!(MessageKey::parse(text.as_bytes()), None, "{text}");
         }
     }

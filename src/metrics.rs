@@ -4,8 +4,8 @@
 //! account's customer, a number or a text.
 
 use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 
 use crate::domain::outcome::Final;
@@ -59,8 +59,7 @@ impl Metrics {
         Metrics {
             accepted: counter!("smsconnect_submits_accepted_total"),
             segments: counter!("smsconnect_segments_total"),
-            refused: Reject::ALL
-                .map(|r| counter!("smsconnect_submits_refused_total", "reason" => r.name())),
+            refused: Reject::ALL.map(|r| counter!("smsconnect_submits_refused_total", "reason" => r.name())),
             charged: counter!("smsconnect_charged_micros_total"),
             refunded: counter!("smsconnect_refunded_micros_total"),
             finished: std::array::from_fn(|code| {
@@ -134,9 +133,7 @@ pub fn upstream_gauges(
     waiting: usize,
     stored: usize,
 ) {
-    let set = |name: &'static str, value: f64| {
-        gauge!(name, "upstream" => upstream.to_string()).set(value)
-    };
+    let set = |name: &'static str, value: f64| gauge!(name, "upstream" => upstream.to_string()).set(value);
     set("smsconnect_upstream_binds", binds as f64);
     set("smsconnect_upstream_bound", bound as f64);
     set("smsconnect_upstream_outstanding", f64::from(outstanding));
@@ -146,9 +143,8 @@ pub fn upstream_gauges(
 
 /// Counters kept by an upstream itself.
 pub fn upstream_counters(upstream: &str, sent: u64, throttled: u64, refused: u64, receipts: u64) {
-    let set = |name: &'static str, value: u64| {
-        counter!(name, "upstream" => upstream.to_string()).absolute(value)
-    };
+    let set =
+        |name: &'static str, value: u64| counter!(name, "upstream" => upstream.to_string()).absolute(value);
     set("smsconnect_upstream_sent_total", sent);
     set("smsconnect_upstream_throttled_total", throttled);
     set("smsconnect_upstream_refused_total", refused);
@@ -178,10 +174,7 @@ fn describe() {
             "smsconnect_submits_accepted_total",
             "Submits that passed admission",
         ),
-        (
-            "smsconnect_submits_refused_total",
-            "Submits refused, by reason",
-        ),
+        ("smsconnect_submits_refused_total", "Submits refused, by reason"),
         ("smsconnect_segments_total", "Segments of accepted submits"),
         (
             "smsconnect_charged_micros_total",
@@ -224,60 +217,36 @@ fn describe() {
             "smsconnect_upstream_refused_total",
             "Messages the upstream refused for good",
         ),
-        (
-            "smsconnect_upstream_receipts_total",
-            "Receipts from the upstream",
-        ),
+        ("smsconnect_upstream_receipts_total", "Receipts from the upstream"),
     ] {
         describe_counter!(name, help);
     }
     for (name, help) in [
         ("smsconnect_sessions", "Bound customer sessions"),
-        (
-            "smsconnect_upstream_binds",
-            "Binds configured for the upstream",
-        ),
-        (
-            "smsconnect_upstream_bound",
-            "Binds of the upstream that are up",
-        ),
+        ("smsconnect_upstream_binds", "Binds configured for the upstream"),
+        ("smsconnect_upstream_bound", "Binds of the upstream that are up"),
         (
             "smsconnect_upstream_outstanding",
             "Unanswered requests at the upstream",
         ),
-        (
-            "smsconnect_queue_messages",
-            "Messages waiting for the upstream",
-        ),
+        ("smsconnect_queue_messages", "Messages waiting for the upstream"),
         (
             "smsconnect_queue_stored_messages",
             "Messages waiting for the upstream in the store only",
         ),
-        (
-            "smsconnect_open_messages",
-            "Messages accepted and not final",
-        ),
-        (
-            "smsconnect_parked_receipts",
-            "Receipts waiting for their message",
-        ),
+        ("smsconnect_open_messages", "Messages accepted and not final"),
+        ("smsconnect_parked_receipts", "Receipts waiting for their message"),
         (
             "smsconnect_segments_to_seal",
             "Full journal segments waiting to be sealed",
         ),
-        (
-            "smsconnect_store_writable",
-            "1 while the store takes writes",
-        ),
+        ("smsconnect_store_writable", "1 while the store takes writes"),
     ] {
         describe_gauge!(name, help);
     }
     describe_histogram!("smsconnect_commit_rows", "Rows in one commit");
     for (name, help) in [
-        (
-            "smsconnect_commit_seconds",
-            "Time of one commit, fsync included",
-        ),
+        ("smsconnect_commit_seconds", "Time of one commit, fsync included"),
         (
             "smsconnect_submit_response_seconds",
             "submit_sm read to its response",

@@ -40,11 +40,7 @@ impl Money {
         if whole.is_empty() || (has_point && fraction.is_empty()) {
             return Err(MoneyError::Syntax);
         }
-        if !whole
-            .bytes()
-            .chain(fraction.bytes())
-            .all(|c| c.is_ascii_digit())
-        {
+        if !whole.bytes().chain(fraction.bytes()).all(|c| c.is_ascii_digit()) {
             return Err(MoneyError::Syntax);
         }
         if fraction.len() > 6 {
@@ -128,9 +124,7 @@ mod tests {
 
     #[test]
     fn what_is_not_an_amount_is_refused_by_cause() {
-        for text in [
-            "", ".", "1.", ".5", "1e3", "1,000", "+1", " 1", "0x1", "--1",
-        ] {
+        for text in ["", ".", "1.", ".5", "1e3", "1,000", "+1", " 1", "0x1", "--1"] {
             assert_eq!(Money::parse(text), Err(MoneyError::Syntax), "{text}");
         }
         assert_eq!(Money::parse("0.0000001"), Err(MoneyError::Precision));

@@ -93,17 +93,11 @@ impl Connection {
     }
 
     /// Hands octets on, behind those that wait.
-    pub fn feed(
-        &mut self,
-        octets: &[u8],
-        now_ms: u64,
-        consume: impl FnOnce(&mut Vec<u8>, &[u8]) -> usize,
-    ) {
+    pub fn feed(&mut self, octets: &[u8], now_ms: u64, consume: impl FnOnce(&mut Vec<u8>, &[u8]) -> usize) {
         let taken;
         if self.partial.is_empty() {
             let n = consume(&mut self.out, octets);
-            self.partial
-                .extend_from_slice(octets.get(n..).unwrap_or(&[]));
+            self.partial.extend_from_slice(octets.get(n..).unwrap_or(&[]));
             taken = n;
         } else {
             let mut whole = std::mem::take(&mut self.partial);
@@ -130,10 +124,7 @@ impl Connection {
     /// What the socket says; the connection is over then.
     pub fn flush(&mut self) -> io::Result<()> {
         while self.taken < self.out.len() {
-            match self
-                .stream
-                .try_write(self.out.get(self.taken..).unwrap_or(&[]))
-            {
+            match self.stream.try_write(self.out.get(self.taken..).unwrap_or(&[])) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     self.taken += n;

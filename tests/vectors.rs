@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::Value;
-use smsconnect::smpp::{
-    self, CommandStatus, DataCoding, EsmClass, MessageState, ShortMessage, Tag, Tlvs,
-};
+use smsconnect::smpp::{self, CommandStatus, DataCoding, EsmClass, MessageState, ShortMessage, Tag, Tlvs};
 
 fn load(name: &str) -> Value {
     let path = format!("{}/tests/vectors/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -28,21 +26,10 @@ fn pdus_decode_and_encode_to_the_same_octets() {
         let octets = unhex(v["hex"].as_str().unwrap());
         let pdu = smpp::cut(&octets, smpp::MAX_PDU_DEFAULT).unwrap().unwrap();
         assert_eq!(pdu.bytes.len(), octets.len());
-        assert_eq!(
-            pdu.header.command_id.name(),
-            v["command"].as_str(),
-            "{}",
-            v["id"]
-        );
-        let decoded =
-            smpp::decode(&pdu.header, pdu.body).unwrap_or_else(|e| panic!("{}: {e}", v["id"]));
+        assert_eq!(pdu.header.command_id.name(), v["command"].as_str(), "{}", v["id"]);
+        let decoded = smpp::decode(&pdu.header, pdu.body).unwrap_or_else(|e| panic!("{}: {e}", v["id"]));
         let mut out = Vec::new();
-        smpp::encode(
-            &mut out,
-            pdu.header.command_status,
-            pdu.header.sequence,
-            &decoded,
-        );
+        smpp::encode(&mut out, pdu.header.command_status, pdu.header.sequence, &decoded);
         assert_eq!(out, octets, "{}", v["id"]);
         if let smpp::Pdu::ShortMessage(_, sm) = &decoded {
             compare(v, sm);
@@ -58,11 +45,7 @@ fn compare(v: &Value, sm: &ShortMessage<'_>) {
     assert_eq!(sm.dest.addr, text("destination_addr"), "{id}");
     assert_eq!(sm.service_type, text("service_type"), "{id}");
     assert_eq!(sm.validity_period, text("validity_period"), "{id}");
-    assert_eq!(
-        sm.schedule_delivery_time,
-        text("schedule_delivery_time"),
-        "{id}"
-    );
+    assert_eq!(sm.schedule_delivery_time, text("schedule_delivery_time"), "{id}");
     for (name, value) in [
         ("source_addr_ton", sm.source.ton.0),
         ("source_addr_npi", sm.source.npi.0),
@@ -92,9 +75,8 @@ fn compare(v: &Value, sm: &ShortMessage<'_>) {
 }
 
 fn number(v: &Value) -> u64 {
-    v.as_u64().unwrap_or_else(|| {
-        u64::from_str_radix(v.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
-    })
+    v.as_u64()
+        .unwrap_or_else(|| u64::from_str_radix(v.as_str().unwrap().trim_start_matches("0x"), 16).unwrap())
 }
 
 /// What the codec and the field checks answer; `None`: nothing wrong, or not theirs to say (state, unknown commands).
@@ -143,8 +125,7 @@ fn malformed_pdus_yield_the_named_status() {
                 judged += 1;
             }
             None => {
-                let tolerated =
-                    accept.contains(&"ESME_ROK") || v["incomplete"] == true || v["expect"] == "";
+                let tolerated = accept.contains(&"ESME_ROK") || v["incomplete"] == true || v["expect"] == "";
                 // Longer passwords than the standard allows are taken and then checked; data_sm is refused as a whole.
                 let later = ["data-nopayload", "bind-password-9"].contains(&id);
                 assert!(tolerated || later, "{id}: taken, wanted {}", v["expect"]);
@@ -192,20 +173,12 @@ fn receipts_read_as_their_senders_meant_them() {
             v.as_ref().map(|b| String::from_utf8_lossy(b).into_owned())
         };
         assert_eq!(text(&read.id).as_deref(), expect["id"].as_str(), "{id} id");
-        assert_eq!(
-            text(&read.err).as_deref(),
-            expect["err"].as_str(),
-            "{id} err"
-        );
+        assert_eq!(text(&read.err).as_deref(), expect["err"].as_str(), "{id} err");
         if let Some(state) = expect["message_state"].as_u64() {
             assert_eq!(read.state, Some(MessageState(state as u8)), "{id} state");
         }
         assert_eq!(read.sub.map(u64::from), expect["sub"].as_u64(), "{id} sub");
-        assert_eq!(
-            read.dlvrd.map(u64::from),
-            expect["dlvrd"].as_u64(),
-            "{id} dlvrd"
-        );
+        assert_eq!(read.dlvrd.map(u64::from), expect["dlvrd"].as_u64(), "{id} dlvrd");
     }
 }
 

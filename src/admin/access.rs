@@ -67,10 +67,7 @@ impl Access {
                 .as_deref()
                 .and_then(|g| Group::from_name(g).ok().flatten())
                 .map(|g| g.gid.as_raw());
-            [p.gid, named]
-                .into_iter()
-                .flatten()
-                .any(|g| groups.contains(&g))
+            [p.gid, named].into_iter().flatten().any(|g| groups.contains(&g))
         });
         match by_group {
             Some(principal) => Some(principal.roles.clone()),

@@ -53,9 +53,7 @@ pub(super) async fn create(context: &Context, params: Value) -> Result<Value, Fa
     p.done()?;
     let (password, generated) = secret(given)?;
     account.password_hash = hash(password.clone()).await?;
-    let ControlReply::Account(account) = context
-        .control(Control::CreateAccount(Box::new(account)))
-        .await?
+    let ControlReply::Account(account) = context.control(Control::CreateAccount(Box::new(account))).await?
     else {
         return Err(Fault::unavailable("unexpected answer of the engine"));
     };
@@ -69,8 +67,8 @@ pub(super) async fn create(context: &Context, params: Value) -> Result<Value, Fa
 /// A given password, or a generated one of eight characters that no two of which look alike.
 fn secret(given: Option<String>) -> Result<(String, bool), Fault> {
     if let Some(password) = given {
-        let fits = (1..=PASSWORD_MAX).contains(&password.len())
-            && password.bytes().all(|c| c.is_ascii_graphic());
+        let fits =
+            (1..=PASSWORD_MAX).contains(&password.len()) && password.bytes().all(|c| c.is_ascii_graphic());
         if !fits {
             return Err(Fault::validation(
                 "password",
@@ -81,8 +79,7 @@ fn secret(given: Option<String>) -> Result<(String, bool), Fault> {
     }
     const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz23456789A";
     let mut random = [0u8; GENERATED];
-    getrandom::fill(&mut random)
-        .map_err(|_| Fault::unavailable("the system gives no randomness"))?;
+    getrandom::fill(&mut random).map_err(|_| Fault::unavailable("the system gives no randomness"))?;
     Ok((
         random
             .iter()
@@ -160,10 +157,7 @@ pub(super) fn list(context: &Context, params: Value) -> Result<Value, Fault> {
     let cursor = p.number("cursor", 0, u64::from(u32::MAX))?.unwrap_or(0);
     p.done()?;
     let accounts = context.gateway.accounts();
-    let mut all: Vec<_> = accounts
-        .iter()
-        .filter(|a| u64::from(a.id.0) > cursor)
-        .collect();
+    let mut all: Vec<_> = accounts.iter().filter(|a| u64::from(a.id.0) > cursor).collect();
     all.sort_by_key(|a| a.id);
     let more = all.len() > limit;
     let page: Vec<_> = all.into_iter().take(limit).collect();
@@ -197,9 +191,7 @@ pub(super) async fn update(context: &Context, params: Value) -> Result<Value, Fa
 
 async fn put(context: &Context, account: Account) -> Result<Value, Fault> {
     let id = account.id;
-    context
-        .control(Control::PutAccount(Box::new(account)))
-        .await?;
+    context.control(Control::PutAccount(Box::new(account))).await?;
     let accounts = context.gateway.accounts();
     accounts
         .get(id)

@@ -120,12 +120,7 @@ fn describe(u: &Upstream) -> Value {
 
 pub(super) fn upstreams(context: &Context, params: Value) -> Result<Value, Fault> {
     Params::new(params)?.done()?;
-    let items: Vec<Value> = context
-        .gateway
-        .upstreams
-        .iter()
-        .map(|u| describe(u))
-        .collect();
+    let items: Vec<Value> = context.gateway.upstreams.iter().map(|u| describe(u)).collect();
     Ok(json!({ "items": items, "cursor": null }))
 }
 

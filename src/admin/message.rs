@@ -28,9 +28,8 @@ pub(super) async fn show(context: &Context, params: Value) -> Result<Value, Faul
     let id = p.need("id")?;
     let owner = p.text("account")?;
     p.done()?;
-    let key = MessageKey::parse(id.as_bytes()).ok_or_else(|| {
-        Fault::validation("id", "id must be the decimal number of the submit_sm_resp")
-    })?;
+    let key = MessageKey::parse(id.as_bytes())
+        .ok_or_else(|| Fault::validation("id", "id must be the decimal number of the submit_sm_resp"))?;
     let ControlReply::Open(open) = context.control(Control::ShowOpen(key)).await? else {
         return Err(Fault::unavailable("unexpected answer of the engine"));
     };
@@ -44,10 +43,7 @@ pub(super) async fn show(context: &Context, params: Value) -> Result<Value, Faul
     }
     let state = match (&stored.end, &open) {
         (Some((state, ..)), _) => state.word().to_string(),
-        (None, Some(open)) => open
-            .provisional
-            .map_or(open.state, |s| s.word())
-            .to_string(),
+        (None, Some(open)) => open.provisional.map_or(open.state, |s| s.word()).to_string(),
         (None, None) => "unknown".into(),
     };
     let mut history = vec![json!({ "event": "accepted", "at": time(stored.at_ms) })];
@@ -57,8 +53,7 @@ pub(super) async fn show(context: &Context, params: Value) -> Result<Value, Faul
         }));
     }
     if let Some((state, err, at)) = &stored.end {
-        history
-            .push(json!({ "event": "final", "at": time(*at), "state": state.word(), "err": err }));
+        history.push(json!({ "event": "final", "at": time(*at), "state": state.word(), "err": err }));
     }
     let upstream = stored
         .sent

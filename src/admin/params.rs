@@ -47,12 +47,7 @@ impl Params {
 
     /// A whole number within bounds, if given. Numbers in strings are taken too.
     pub fn number(&mut self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Fault> {
-        let wrong = || {
-            Fault::validation(
-                name,
-                format!("{name} must be a whole number from {min} to {max}"),
-            )
-        };
+        let wrong = || Fault::validation(name, format!("{name} must be a whole number from {min} to {max}"));
         let value = match self.take(name) {
             None => return Ok(None),
             Some(Value::Number(n)) => n.as_u64(),

@@ -15,9 +15,7 @@ pub struct Method {
     pub doc: &'static str,
 }
 
-const READ: &[&str] = &[
-    "operator", "noc", "finance", "support", "dpo", "trust", "auditor",
-];
+const READ: &[&str] = &["operator", "noc", "finance", "support", "dpo", "trust", "auditor"];
 const OPERATOR: &[&str] = &["operator"];
 const LINKS: &[&str] = &["operator", "noc"];
 const MONEY: &[&str] = &["operator", "finance", "support", "auditor"];
@@ -205,11 +203,7 @@ impl Fault {
 }
 
 /// Runs a method. Whoever calls this has checked the caller's roles.
-pub(super) async fn dispatch(
-    context: &Context,
-    method: &str,
-    params: Value,
-) -> Result<Value, Fault> {
+pub(super) async fn dispatch(context: &Context, method: &str, params: Value) -> Result<Value, Fault> {
     match method {
         "account.create" => account::create(context, params).await,
         "account.list" => account::list(context, params),

@@ -30,9 +30,7 @@ pub enum AdminError {
     #[error("the folder of [admin] socket {0} does not exist; create it, or set another path")]
     NoFolder(PathBuf),
     /// Others could replace the socket.
-    #[error(
-        "the folder of [admin] socket {0} is writable by everybody; chmod o-w it, or set another path"
-    )]
+    #[error("the folder of [admin] socket {0} is writable by everybody; chmod o-w it, or set another path")]
     UnsafeFolder(PathBuf),
     /// Something else is there.
     #[error("{0} exists and is not a socket; it was left untouched")]
@@ -121,11 +119,8 @@ async fn connection(stream: UnixStream, context: &Context, access: &Access) -> s
     let mut line = Vec::new();
     loop {
         line.clear();
-        let n = tokio::time::timeout(
-            IDLE,
-            (&mut reader).take(FRAME_MAX).read_until(b'\n', &mut line),
-        )
-        .await??;
+        let n =
+            tokio::time::timeout(IDLE, (&mut reader).take(FRAME_MAX).read_until(b'\n', &mut line)).await??;
         if n == 0 {
             return Ok(());
         }
@@ -154,13 +149,7 @@ fn error(id: Value, fault: &Fault) -> Value {
 }
 
 /// One line: a request, a notification (no answer), or a batch of them (JSON-RPC 2.0 §6).
-async fn handle(
-    line: &[u8],
-    uid: u32,
-    gid: u32,
-    context: &Context,
-    access: &Access,
-) -> Option<Value> {
+async fn handle(line: &[u8], uid: u32, gid: u32, context: &Context, access: &Access) -> Option<Value> {
     if line.trim_ascii().is_empty() {
         return None;
     }
@@ -180,19 +169,10 @@ async fn handle(
     }
 }
 
-async fn one(
-    mut request: Value,
-    uid: u32,
-    gid: u32,
-    context: &Context,
-    access: &Access,
-) -> Option<Value> {
+async fn one(mut request: Value, uid: u32, gid: u32, context: &Context, access: &Access) -> Option<Value> {
     let id = request.get("id").cloned();
     let version = request.get("jsonrpc").and_then(Value::as_str) == Some("2.0");
-    let method = request
-        .get("method")
-        .and_then(Value::as_str)
-        .map(str::to_string);
+    let method = request.get("method").and_then(Value::as_str).map(str::to_string);
     let result = match method {
         Some(method) if version => {
             let params = request.get_mut("params").map_or(Value::Null, Value::take);
@@ -202,7 +182,8 @@ async fn one(
                 .iter()
                 .find(|m| m.name == method)
                 .map_or("unknown", |m| m.name);
-            metrics::counter!("smsconnect_admin_requests_total", "method" => known, "outcome" => outcome).increment(1);
+            metrics::counter!("smsconnect_admin_requests_total", "method" => known, "outcome" => outcome)
+                .increment(1);
             result
         }
         _ => Err(Fault::new(

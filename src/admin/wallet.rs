@@ -104,8 +104,7 @@ pub(super) async fn read<R: Send + 'static>(
     work: impl FnOnce(&Reader) -> Result<R, crate::store::StoreError> + Send + 'static,
 ) -> Result<R, Fault> {
     let path = context.store.clone();
-    let done =
-        tokio::task::spawn_blocking(move || Reader::open(&path).and_then(|r| work(&r))).await;
+    let done = tokio::task::spawn_blocking(move || Reader::open(&path).and_then(|r| work(&r))).await;
     match done {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(e)) => Err(Fault::new("E_STORAGE", e.to_string())),

@@ -111,8 +111,7 @@ fn socket(args: &CtlArgs) -> Result<PathBuf, ExitCode> {
 fn call(path: &PathBuf, method: &str, params: &Value) -> std::io::Result<Value> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    let mut line =
-        json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+    let mut line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
     line.push('\n');
     stream.write_all(line.as_bytes())?;
     let mut answer = String::new();
@@ -186,10 +185,7 @@ fn failed(error: &Value, json: bool) -> ExitCode {
         .pointer("/data/code")
         .and_then(Value::as_str)
         .unwrap_or("E_UNKNOWN");
-    let field = error
-        .pointer("/data/field")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let field = error.pointer("/data/field").and_then(Value::as_str).unwrap_or("");
     let message = error.get("message").and_then(Value::as_str).unwrap_or("");
     if json {
         eprintln!("{error}");
@@ -250,11 +246,7 @@ fn show_object(map: &Map<String, Value>) {
 
 fn table(items: &[Value]) -> Table {
     let mut columns: Vec<String> = Vec::new();
-    for key in items
-        .iter()
-        .filter_map(Value::as_object)
-        .flat_map(Map::keys)
-    {
+    for key in items.iter().filter_map(Value::as_object).flat_map(Map::keys) {
         if !columns.contains(key) {
             columns.push(key.clone());
         }
@@ -288,14 +280,7 @@ mod tests {
         assert_eq!(
             read(
                 "wallet.topup",
-                &[
-                    "acme",
-                    "5.00",
-                    "--provider",
-                    "mpesa",
-                    "receipt=R=1",
-                    "--dry-run"
-                ]
+                &["acme", "5.00", "--provider", "mpesa", "receipt=R=1", "--dry-run"]
             ),
             Ok(
                 json!({"account": "acme", "amount": "5.00", "provider": "mpesa", "receipt": "R=1", "dry_run": true})

@@ -12,12 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config;
 use crate::daemon;
 
-const VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (",
-    env!("SMSCONNECT_COMMIT"),
-    ")"
-);
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SMSCONNECT_COMMIT"), ")");
 
 #[derive(Parser)]
 #[command(

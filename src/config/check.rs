@@ -20,8 +20,7 @@ impl Check<'_> {
             .or_else(|| self.places.get(parent))
             .copied()
             .unwrap_or(0);
-        self.faults
-            .push((line, format!("{path}: {}", what.as_ref())));
+        self.faults.push((line, format!("{path}: {}", what.as_ref())));
     }
 
     fn names<'n>(&mut self, table: &str, names: impl Iterator<Item = &'n str>) {
@@ -183,10 +182,7 @@ fn upstreams(c: &Config, k: &mut Check<'_>) {
             k.fault(&path("system_id"), "must be at most 15 characters");
         }
         match (&u.password, &u.password_file) {
-            (Some(_), Some(_)) => k.fault(
-                &path("password"),
-                "give password or password_file, not both",
-            ),
+            (Some(_), Some(_)) => k.fault(&path("password"), "give password or password_file, not both"),
             (None, Some(_)) => {
                 if let Err(e) = u.secret() {
                     k.fault(&path("password_file"), e);
@@ -207,7 +203,10 @@ fn upstreams(c: &Config, k: &mut Check<'_>) {
             k.fault(&path("retry_min_ms"), "must not be more than retry_max_ms");
         }
         if u.tls {
-            k.fault(&path("tls"), "TLS is not offered yet; nothing falls back to plain text silently, so leave it false");
+            k.fault(
+                &path("tls"),
+                "TLS is not offered yet; nothing falls back to plain text silently, so leave it false",
+            );
         }
     }
 }
@@ -223,10 +222,7 @@ fn routes(c: &Config, k: &mut Check<'_>) {
             r.to.iter()
                 .filter(|to| !c.upstream.iter().any(|u| u.name == **to))
         {
-            k.fault(
-                &path("to"),
-                format!("there is no [[upstream]] named {to:?}"),
-            );
+            k.fault(&path("to"), format!("there is no [[upstream]] named {to:?}"));
         }
         if !r.prefix.iter().all(|p| digits(p)) {
             k.fault(&path("prefix"), "prefixes have digits only, without +");

@@ -19,9 +19,8 @@ pub fn print(c: &Config) -> String {
                 .join(", ")
         )
     };
-    let addresses = |items: &[std::net::SocketAddr]| {
-        list(&items.iter().map(ToString::to_string).collect::<Vec<_>>())
-    };
+    let addresses =
+        |items: &[std::net::SocketAddr]| list(&items.iter().map(ToString::to_string).collect::<Vec<_>>());
     let mut put = |text: String| {
         let _written = writeln!(out, "{text}");
     };

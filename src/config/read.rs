@@ -6,8 +6,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Faults, Places, Reader};
 use super::{
-    BindMode, ChargeOn, Config, Durability, IdFormat, Inbound, LogFormat, Price, Principal, Route,
-    Secret, Strategy, Tariff, Unknown, Upstream,
+    BindMode, ChargeOn, Config, Durability, IdFormat, Inbound, LogFormat, Price, Principal, Route, Secret,
+    Strategy, Tariff, Unknown, Upstream,
 };
 use crate::money::Money;
 
@@ -26,8 +26,7 @@ pub(super) fn read(text: &str, path: &Path) -> (Config, Faults, Places) {
     match DeTable::parse(text) {
         Err(e) => {
             let line = e.span().map_or(0, |s| {
-                text.get(..s.start)
-                    .map_or(1, |t| t.matches('\n').count() + 1)
+                text.get(..s.start).map_or(1, |t| t.matches('\n').count() + 1)
             });
             faults.push((line, format!("not TOML: {}", e.message())));
         }
@@ -43,9 +42,7 @@ pub(super) fn read(text: &str, path: &Path) -> (Config, Faults, Places) {
 
 fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
     r.table("customer", |r| customer(r, c));
-    r.table("privacy", |r| {
-        r.flag("require_dpa", &mut c.privacy.require_dpa)
-    });
+    r.table("privacy", |r| r.flag("require_dpa", &mut c.privacy.require_dpa));
     r.table("numbering", |r| {
         r.text("country_code", &mut c.numbering.country_code)
     });
@@ -68,35 +65,20 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
     });
     r.table("limits", |r| limits(r, c));
     r.table("server", |r| {
-        r.u64(
-            "drain_timeout_ms",
-            0,
-            DAY_MS,
-            &mut c.server.drain_timeout_ms,
-        );
+        r.u64("drain_timeout_ms", 0, DAY_MS, &mut c.server.drain_timeout_ms);
         r.u32("worker_threads", 0, 1_024, &mut c.server.worker_threads);
     });
     r.table("log", |r| {
-        r.choice(
-            "format",
-            LogFormat::WORDS,
-            LogFormat::parse,
-            &mut c.log.format,
-        );
+        r.choice("format", LogFormat::WORDS, LogFormat::parse, &mut c.log.format);
         r.text("level", &mut c.log.level);
     });
     r.table("status", |r| {
         for (key, line, value) in r.keys() {
             let number = match value {
-                DeValue::Integer(i) => {
-                    i64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok()
-                }
+                DeValue::Integer(i) => i64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok(),
                 _ => None,
             };
-            match number
-                .and_then(|n| u32::try_from(n).ok())
-                .filter(|n| *n > 0)
-            {
+            match number.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0) {
                 Some(status) => {
                     c.status.insert(key, status);
                 }
@@ -130,24 +112,9 @@ fn customer(r: &mut Reader<'_, '_>, c: &mut Config) {
     r.u64("pdu_timeout_ms", 1, DAY_MS, &mut o.pdu_timeout_ms);
     r.u32("window_max", 1, 100_000, &mut o.window_max);
     r.u32("deliver_window", 1, 100_000, &mut o.deliver_window);
-    r.u64(
-        "deliver_retry_min_ms",
-        1,
-        DAY_MS,
-        &mut o.deliver_retry_min_ms,
-    );
-    r.u64(
-        "deliver_retry_max_ms",
-        1,
-        DAY_MS,
-        &mut o.deliver_retry_max_ms,
-    );
-    r.u32(
-        "deliver_attempts_max",
-        1,
-        1_000_000,
-        &mut o.deliver_attempts_max,
-    );
+    r.u64("deliver_retry_min_ms", 1, DAY_MS, &mut o.deliver_retry_min_ms);
+    r.u64("deliver_retry_max_ms", 1, DAY_MS, &mut o.deliver_retry_max_ms);
+    r.u32("deliver_attempts_max", 1, 1_000_000, &mut o.deliver_attempts_max);
     r.u32("connections_max", 1, 1_000_000, &mut o.connections_max);
     r.u64("validity_default_s", 1, YEAR_S, &mut o.validity_default_s);
     r.u64("validity_max_s", 1, YEAR_S, &mut o.validity_max_s);
@@ -168,12 +135,7 @@ fn store(r: &mut Reader<'_, '_>, c: &mut Config) {
     );
     r.u64("free_min_bytes", 0, i64::MAX as u64, &mut o.free_min_bytes);
     r.u32("keep_days", 0, 36_500, &mut o.keep_days);
-    r.u64(
-        "segment_messages",
-        1_000,
-        1_000_000_000,
-        &mut o.segment_messages,
-    );
+    r.u64("segment_messages", 1_000, 1_000_000_000, &mut o.segment_messages);
     r.u32("batch_rows_max", 1, 100_000, &mut o.batch_rows_max);
 }
 
@@ -240,12 +202,7 @@ fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
     r.u32("binds", 1, 1_000, &mut u.binds);
     r.u32("window", 1, 100_000, &mut u.window);
     r.u32("tps", 0, 1_000_000, &mut u.tps);
-    r.choice(
-        "id_format",
-        IdFormat::WORDS,
-        IdFormat::parse,
-        &mut u.id_format,
-    );
+    r.choice("id_format", IdFormat::WORDS, IdFormat::parse, &mut u.id_format);
     r.u64("enquire_link_ms", 0, DAY_MS, &mut u.enquire_link_ms);
     r.u64("response_timeout_ms", 1, DAY_MS, &mut u.response_timeout_ms);
     r.u64("reconnect_min_ms", 1, DAY_MS, &mut u.reconnect_min_ms);
@@ -285,12 +242,7 @@ fn route(r: &mut Reader<'_, '_>) -> Route {
     r.list("account", &mut route.account);
     r.list("sender", &mut route.sender);
     r.list("to", &mut route.to);
-    r.choice(
-        "strategy",
-        Strategy::WORDS,
-        Strategy::parse,
-        &mut route.strategy,
-    );
+    r.choice("strategy", Strategy::WORDS, Strategy::parse, &mut route.strategy);
     route
 }
 
@@ -298,12 +250,7 @@ fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
     let mut t = Tariff::default();
     r.text("name", &mut t.name);
     r.text("currency", &mut t.currency);
-    r.choice(
-        "charge_on",
-        ChargeOn::WORDS,
-        ChargeOn::parse,
-        &mut t.charge_on,
-    );
+    r.choice("charge_on", ChargeOn::WORDS, ChargeOn::parse, &mut t.charge_on);
     r.tables("price", |r| {
         let mut p = Price::default();
         r.text("prefix", &mut p.prefix);
@@ -322,11 +269,10 @@ fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
 /// Relative paths start at the file's folder.
 fn resolve(c: &mut Config) {
     let dir = c.dir.clone();
-    for path in [&mut c.store.path, &mut c.admin.socket].into_iter().chain(
-        c.upstream
-            .iter_mut()
-            .filter_map(|u| u.password_file.as_mut()),
-    ) {
+    for path in [&mut c.store.path, &mut c.admin.socket]
+        .into_iter()
+        .chain(c.upstream.iter_mut().filter_map(|u| u.password_file.as_mut()))
+    {
         if path.is_relative() {
             *path = dir.join(&*path);
         }

@@ -107,19 +107,13 @@ impl<'a, 't> Reader<'a, 't> {
     pub fn integer(&mut self, key: &'static str, min: i64, max: i64) -> Option<i64> {
         let (line, value) = self.find(key)?;
         let number = match value {
-            DeValue::Integer(i) => {
-                i64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok()
-            }
+            DeValue::Integer(i) => i64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok(),
             _ => None,
         };
         match number {
             Some(n) if (min..=max).contains(&n) => Some(n),
             Some(n) => {
-                self.fault(
-                    line,
-                    key,
-                    &format!("{n} is out of range; from {min} to {max}"),
-                );
+                self.fault(line, key, &format!("{n} is out of range; from {min} to {max}"));
                 None
             }
             None => {
@@ -195,15 +189,9 @@ impl<'a, 't> Reader<'a, 't> {
             None => {}
             Some((line, DeValue::String(s))) => match parse(s) {
                 Some(value) => *into = value,
-                None => self.fault(
-                    line,
-                    key,
-                    &format!("{s:?} is not one of {}", words.join(", ")),
-                ),
+                None => self.fault(line, key, &format!("{s:?} is not one of {}", words.join(", "))),
             },
-            Some((line, _)) => {
-                self.fault(line, key, &format!("must be one of {}", words.join(", ")))
-            }
+            Some((line, _)) => self.fault(line, key, &format!("must be one of {}", words.join(", "))),
         }
     }
 
@@ -217,14 +205,8 @@ impl<'a, 't> Reader<'a, 't> {
                     let at = line_of(self.source, item.span().start);
                     match item.get_ref() {
                         DeValue::Table(t) => {
-                            let mut r = Reader::new(
-                                self.source,
-                                &path,
-                                at,
-                                Some(t),
-                                self.faults,
-                                self.places,
-                            );
+                            let mut r =
+                                Reader::new(self.source, &path, at, Some(t), self.faults, self.places);
                             each(&mut r);
                             r.done();
                         }
@@ -232,9 +214,7 @@ impl<'a, 't> Reader<'a, 't> {
                     }
                 }
             }
-            Some((line, _)) => {
-                self.fault(line, key, &format!("must be written as [[{key}]] tables"))
-            }
+            Some((line, _)) => self.fault(line, key, &format!("must be written as [[{key}]] tables")),
         }
     }
 
@@ -302,9 +282,7 @@ fn distance(a: &str, b: &str) -> usize {
         for (j, y) in b.bytes().enumerate() {
             let above = row.get(j + 1).copied().unwrap_or(0);
             let left = row.get(j).copied().unwrap_or(0);
-            let best = (previous + usize::from(x != y))
-                .min(above + 1)
-                .min(left + 1);
+            let best = (previous + usize::from(x != y)).min(above + 1).min(left + 1);
             previous = above;
             if let Some(slot) = row.get_mut(j + 1) {
                 *slot = best;

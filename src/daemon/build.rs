@@ -9,9 +9,7 @@ use crate::domain::address::Numbering;
 use crate::domain::outcome::ChargeOn;
 use crate::domain::route::{Route, RouteTable, Strategy};
 use crate::domain::tariff::Tariff;
-use crate::flow::{
-    Gateway, InboundRule, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions,
-};
+use crate::flow::{Gateway, InboundRule, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
 use crate::ids::UpstreamId;
 use crate::metrics::Metrics;
 use crate::net::{LinkOptions, Statuses};
@@ -29,8 +27,7 @@ pub(super) fn gateway(
     known: &HashMap<String, UpstreamId>,
     metrics: Metrics,
 ) -> Result<Built, String> {
-    let statuses =
-        Statuses::new(&config.status).map_err(|name| format!("status.{name}: no such reason"))?;
+    let statuses = Statuses::new(&config.status).map_err(|name| format!("status.{name}: no such reason"))?;
     let mut next = known.values().map(|id| id.0 + 1).max().unwrap_or(0);
     let mut upstreams = Vec::new();
     let mut links = Vec::new();
@@ -130,11 +127,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
     let mut tariffs = HashMap::new();
     let mut default_tariff = None;
     for t in &config.tariff {
-        let list: Vec<_> = t
-            .price
-            .iter()
-            .map(|p| (p.prefix.clone(), p.price))
-            .collect();
+        let list: Vec<_> = t.price.iter().map(|p| (p.prefix.clone(), p.price)).collect();
         let charge_on = match t.charge_on {
             config::ChargeOn::Accepted => ChargeOn::Accepted,
             config::ChargeOn::Submitted => ChargeOn::Submitted,
@@ -171,12 +164,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
 }
 
 fn routes(config: &Config, upstreams: &[Arc<Upstream>]) -> Result<RouteTable, String> {
-    let id = |name: &String| {
-        upstreams
-            .iter()
-            .find(|u| u.options.name == *name)
-            .map(|u| u.id)
-    };
+    let id = |name: &String| upstreams.iter().find(|u| u.options.name == *name).map(|u| u.id);
     let routes = config.route.iter().map(|r| Route {
         name: r.name.clone(),
         prefixes: if r.prefix.is_empty() {

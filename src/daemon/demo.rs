@@ -33,10 +33,8 @@ pub struct DemoOptions {
     pub exit: bool,
 }
 
-const CUSTOMERS: [(&str, &str, &str); 2] = [
-    ("Acme Bank", "acme", "acmepw1"),
-    ("Duka Shop", "duka", "dukapw1"),
-];
+const CUSTOMERS: [(&str, &str, &str); 2] =
+    [("Acme Bank", "acme", "acmepw1"), ("Duka Shop", "duka", "dukapw1")];
 const TOPUP: &str = "1000000.00";
 const PRICE: &str = "0.80";
 
@@ -83,8 +81,7 @@ impl Folder {
                 false,
             ),
         };
-        std::fs::create_dir_all(&path)
-            .map_err(|e| text(format!("cannot create {}: {e}", path.display())))?;
+        std::fs::create_dir_all(&path).map_err(|e| text(format!("cannot create {}: {e}", path.display())))?;
         Ok(Folder { path, keep })
     }
 }
@@ -151,8 +148,7 @@ impl Admin {
     }
 
     async fn call(&mut self, method: &str, params: Value) -> Result<Value, StartError> {
-        let mut line =
-            json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let mut line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         line.push('\n');
         self.stream
             .get_mut()
@@ -189,8 +185,7 @@ async fn demo(options: &DemoOptions) -> Result<bool, StartError> {
             }
         }
         let receipt = format!("DEMO-{system_id}");
-        let topup =
-            json!({"account": name, "amount": TOPUP, "provider": "demo", "receipt": receipt});
+        let topup = json!({"account": name, "amount": TOPUP, "provider": "demo", "receipt": receipt});
         admin.call("wallet.topup", topup).await?;
     }
     wait_for_binds(&running, options.binds).await?;
@@ -248,15 +243,12 @@ fn money(value: &Value, field: &str) -> Money {
 }
 
 /// Both customers send at once; a bar shows how far they are.
-async fn send(
-    options: &DemoOptions,
-    running: &Running,
-) -> Result<(Vec<LoadReport>, bool), StartError> {
+async fn send(options: &DemoOptions, running: &Running) -> Result<(Vec<LoadReport>, bool), StartError> {
     let stop = CancellationToken::new();
     let bar = ProgressBar::new(options.messages);
-    if let Ok(style) = ProgressStyle::with_template(
-        "  {bar:40} {human_pos}/{human_len} receipts  {per_sec}  {elapsed}",
-    ) {
+    if let Ok(style) =
+        ProgressStyle::with_template("  {bar:40} {human_pos}/{human_len} receipts  {per_sec}  {elapsed}")
+    {
         bar.set_style(style);
     }
     let progress: Vec<Arc<Progress>> = CUSTOMERS.iter().map(|_| Arc::default()).collect();
@@ -281,12 +273,7 @@ async fn send(
     let mut reports: Vec<(usize, LoadReport)> = Vec::new();
     let mut interrupted = false;
     loop {
-        bar.set_position(
-            progress
-                .iter()
-                .map(|p| p.receipts.load(Ordering::Relaxed))
-                .sum(),
-        );
+        bar.set_position(progress.iter().map(|p| p.receipts.load(Ordering::Relaxed)).sum());
         tokio::select! {
             done = loads.join_next() => match done {
                 None => break,
@@ -352,10 +339,7 @@ async fn table(
         charged.push(format!("KES {spent}"));
     }
     row("charged", charged);
-    row(
-        "balance",
-        after.iter().map(|b| format!("KES {b}")).collect(),
-    );
+    row("balance", after.iter().map(|b| format!("KES {b}")).collect());
     row(
         "messages/s, end to end",
         each(&|r| n(r.end_to_end_per_second as u64)),
@@ -375,10 +359,7 @@ async fn table(
     let check = admin.call("wallet.check", json!({})).await?;
     let accepted: u64 = reports.iter().map(|r| r.accepted).sum();
     good &= check.get("ok") == Some(&Value::Bool(true)) && smsc.stats().accepted >= accepted;
-    let ledger = check
-        .get("ledger_entries")
-        .and_then(Value::as_u64)
-        .unwrap_or(0);
+    let ledger = check.get("ledger_entries").and_then(Value::as_u64).unwrap_or(0);
     if good {
         println!(
             "Reconciled: every accepted message was sent, receipted once and charged once ({ledger} ledger entries add up)."

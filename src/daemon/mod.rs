@@ -4,6 +4,7 @@ mod build;
 pub mod demo;
 mod signals;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -130,13 +131,11 @@ fn spawn_engine(
     engine: Engine<SqliteStore>,
     stop: Arc<AtomicBool>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("engine".into())
-        .spawn(move || {
-            if let Err(error) = engine.run(&stop) {
-                fatal(&error);
-            }
-        })
+    std::thread::Builder::new().name("engine".into()).spawn(move || {
+        if let Err(error) = engine.run(&stop) {
+            fatal(&error);
+        }
+    })
 }
 
 /// The store cannot be trusted or is no longer ours. Aborts without closing it: closing would move the log into the main
@@ -153,15 +152,13 @@ fn check_in_background(path: &Path) {
     tracing::warn!(
         "the last stop was not clean; everything acknowledged was read back, the whole store is being checked"
     );
-    let checked = std::thread::Builder::new()
-        .name("check".into())
-        .spawn(move || {
-            match crate::store::sqlite::Reader::open(&path).and_then(|r| r.integrity()) {
-                Ok(None) => tracing::info!("the store is whole"),
-                Ok(Some(what)) => tracing::error!(%what, "the store is damaged; restore a backup"),
-                Err(error) => tracing::error!(%error, "the store could not be checked"),
-            }
-        });
+    let checked = std::thread::Builder::new().name("check".into()).spawn(move || {
+        match crate::store::sqlite::Reader::open(&path).and_then(|r| r.integrity()) {
+            Ok(None) => tracing::info!("the store is whole"),
+            Ok(Some(what)) => tracing::error!(%what, "the store is damaged; restore a backup"),
+            Err(error) => tracing::error!(%error, "the store could not be checked"),
+        }
+    });
     if let Err(error) = checked {
         tracing::error!(%error, "the store could not be checked");
     }
@@ -177,9 +174,7 @@ impl Running {
         })
         .await;
         if ended.is_err() {
-            tracing::warn!(
-                "not every session ended within drain_timeout_ms; what is open is on record"
-            );
+            tracing::warn!("not every session ended within drain_timeout_ms; what is open is on record");
         }
         self.admin_stop.cancel();
         self.engine_stop.store(true, Ordering::Release);
@@ -196,9 +191,7 @@ fn recorder() -> Arc<dyn Fn() -> String + Send + Sync> {
     let handle = HANDLE.get_or_init(|| {
         let builder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
-            .and_then(|b| {
-                b.set_buckets_for_metric(Matcher::Full("smsconnect_commit_rows".into()), &ROWS)
-            });
+            .and_then(|b| b.set_buckets_for_metric(Matcher::Full("smsconnect_commit_rows".into()), &ROWS));
         let handle = builder.ok()?.install_recorder().ok()?;
         // Histograms keep every sample until they are folded into their buckets.
         let upkeep = handle.clone();
@@ -213,11 +206,7 @@ fn recorder() -> Arc<dyn Fn() -> String + Send + Sync> {
             .ok()?;
         Some(handle)
     });
-    Arc::new(move || {
-        handle
-            .as_ref()
-            .map_or_else(String::new, PrometheusHandle::render)
-    })
+    Arc::new(move || handle.as_ref().map_or_else(String::new, PrometheusHandle::render))
 }
 
 /// A runtime sized by the config.
@@ -240,6 +229,7 @@ pub fn init_log(config: &Config) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // A second gateway in one process keeps the first one's log.
     let _set = match config.log.format {

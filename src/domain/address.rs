@@ -94,9 +94,7 @@ impl Numbering {
         }
         match digits {
             [b'0', rest @ ..] => Msisdn::from_parts(cc, rest),
-            _ if digits.starts_with(cc) && digits.len() > NATIONAL_MAX => {
-                self.international(digits)
-            }
+            _ if digits.starts_with(cc) && digits.len() > NATIONAL_MAX => self.international(digits),
             _ if national || digits.len() <= NATIONAL_MAX => Msisdn::from_parts(cc, digits),
             _ => self.international(digits),
         }
@@ -176,18 +174,12 @@ mod tests {
             n.complete(b"254712345678", false).unwrap().digits(),
             b"254712345678"
         );
-        assert_eq!(
-            n.complete(b"0712345678", false),
-            Err(BadNumber::LeadingZero)
-        );
+        assert_eq!(n.complete(b"0712345678", false), Err(BadNumber::LeadingZero));
         assert_eq!(n.complete(b"12345", false), Err(BadNumber::Length));
         assert_eq!(n.complete(b"ACME", false), Err(BadNumber::Length));
         assert_eq!(n.complete(b"ACMEBANK", false), Err(BadNumber::NotDigits));
         assert_eq!(n.complete(b"", false), Err(BadNumber::Length));
-        assert_eq!(
-            n.complete(b"1234567890123456", false),
-            Err(BadNumber::Length)
-        );
+        assert_eq!(n.complete(b"1234567890123456", false), Err(BadNumber::Length));
     }
 
     #[test]

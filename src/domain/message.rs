@@ -67,9 +67,8 @@ impl Message {
     pub fn new(parts: &Parts<'_>) -> Message {
         let cut = |field: &'_ [u8]| field.len().min(255);
         let (source, dest, service) = (cut(parts.source), cut(parts.dest), cut(parts.service_type));
-        let mut out = Vec::with_capacity(
-            HEAD + source + dest + service + parts.text.len() + parts.tlvs.len(),
-        );
+        let mut out =
+            Vec::with_capacity(HEAD + source + dest + service + parts.text.len() + parts.tlvs.len());
         let f = &parts.flags;
         out.extend_from_slice(&[
             f.source_ton,
@@ -110,8 +109,7 @@ impl Message {
     pub fn from_record(record: &[u8]) -> Result<Message, Damaged> {
         let head: &[u8; HEAD] = record.first_chunk().ok_or(Damaged)?;
         let text = u32::from_le_bytes([head[13], head[14], head[15], head[16]]) as usize;
-        let needed =
-            HEAD + usize::from(head[10]) + usize::from(head[11]) + usize::from(head[12]) + text;
+        let needed = HEAD + usize::from(head[10]) + usize::from(head[11]) + usize::from(head[12]) + text;
         if record.len() < needed {
             return Err(Damaged);
         }

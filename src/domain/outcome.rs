@@ -148,13 +148,7 @@ mod tests {
     fn wants_follow_the_two_bits() {
         assert!(!Wants::from_bits(0x10).covers(Final::Delivered));
         assert!(Wants::from_bits(0x11).covers(Final::Undeliverable));
-        assert!(
-            !Wants::from_bits(2).covers(Final::Delivered)
-                && Wants::from_bits(2).covers(Final::Expired)
-        );
-        assert!(
-            Wants::from_bits(3).covers(Final::Delivered)
-                && !Wants::from_bits(3).covers(Final::Rejected)
-        );
+        assert!(!Wants::from_bits(2).covers(Final::Delivered) && Wants::from_bits(2).covers(Final::Expired));
+        assert!(Wants::from_bits(3).covers(Final::Delivered) && !Wants::from_bits(3).covers(Final::Rejected));
     }
 }

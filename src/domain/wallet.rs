@@ -139,10 +139,7 @@ mod tests {
         assert!(w.hold(Money(201)).is_err());
         assert_eq!(w.hold(Money(200)).unwrap().into_record(), Money(200));
         let mut w = Wallet::new(Money(i64::MAX), Money(i64::MAX));
-        assert_eq!(
-            w.hold(Money(i64::MAX)).unwrap().into_record(),
-            Money(i64::MAX)
-        );
+        assert_eq!(w.hold(Money(i64::MAX)).unwrap().into_record(), Money(i64::MAX));
         assert!(w.hold(Money(1)).is_err());
         assert!(w.hold(Money(-1)).is_err());
     }

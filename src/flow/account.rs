@@ -128,11 +128,7 @@ impl Accounts {
     /// By the system_id a client binds with.
     #[must_use]
     pub fn by_system_id(&self, system_id: &[u8]) -> Option<&Arc<AccountState>> {
-        self.get(
-            *self
-                .by_system_id
-                .get(std::str::from_utf8(system_id).ok()?)?,
-        )
+        self.get(*self.by_system_id.get(std::str::from_utf8(system_id).ok()?)?)
     }
 
     /// By name.

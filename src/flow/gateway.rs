@@ -135,12 +135,7 @@ impl std::fmt::Debug for Gateway {
 impl Gateway {
     /// A gateway without accounts; the engine fills them in at recovery.
     #[must_use]
-    pub fn new(
-        policy: Policy,
-        upstreams: Vec<Arc<Upstream>>,
-        limits: Limits,
-        metrics: Metrics,
-    ) -> Gateway {
+    pub fn new(policy: Policy, upstreams: Vec<Arc<Upstream>>, limits: Limits, metrics: Metrics) -> Gateway {
         Gateway {
             policy: ArcSwap::from_pointee(policy),
             accounts: ArcSwap::default(),
@@ -265,13 +260,7 @@ impl Gateway {
 
     /// The route of a message of an account.
     #[must_use]
-    pub fn route(
-        &self,
-        policy: &Policy,
-        account: AccountId,
-        source: &[u8],
-        dest: &[u8],
-    ) -> Option<u16> {
+    pub fn route(&self, policy: &Policy, account: AccountId, source: &[u8], dest: &[u8]) -> Option<u16> {
         let accounts = self.accounts();
         let spec = accounts.get(account).map(|a| a.spec());
         policy

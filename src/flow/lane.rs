@@ -301,8 +301,7 @@ impl Upstream {
             return None;
         }
         let now_us = now_ms * 1_000;
-        (lane.next_us > now_us + self.burst_us())
-            .then(|| (lane.next_us - self.burst_us()).div_ceil(1_000))
+        (lane.next_us > now_us + self.burst_us()).then(|| (lane.next_us - self.burst_us()).div_ceil(1_000))
     }
 
     fn burst_us(&self) -> u64 {
@@ -375,13 +374,7 @@ fn wake(lane: &mut Lane, added: usize) {
         return;
     }
     let wakes = added.div_ceil(MESSAGES_PER_WAKE).min(n);
-    for signal in lane
-        .signals
-        .values()
-        .cycle()
-        .skip(lane.turn % n)
-        .take(wakes)
-    {
+    for signal in lane.signals.values().cycle().skip(lane.turn % n).take(wakes) {
         signal.signal();
     }
     lane.turn = (lane.turn + wakes) % n;
@@ -480,9 +473,6 @@ mod tests {
         let u = upstream(10, 0);
         assert!(u.unanswered(message(1)).is_none());
         let again = u.take(1, 0).out.remove(0);
-        assert!(matches!(
-            u.unanswered(again),
-            Some(UpEvent::Held(MessageKey(1)))
-        ));
+        assert!(matches!(u.unanswered(again), Some(UpEvent::Held(MessageKey(1)))));
     }
 }

@@ -21,8 +21,8 @@ pub use admit::{Submission, admit};
 pub use engine::{Engine, EngineOptions, OpenView};
 pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals};
 pub use ingress::{
-    Admitted, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer,
-    ToUpstream, UpEvent, UpReceipt,
+    Admitted, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer, ToUpstream,
+    UpEvent, UpReceipt,
 };
 pub use lane::{BindInfo, Outgoing, UnknownOutcome, Upstream, UpstreamOptions};
 pub use outbox::{OutItem, Outbox, Payload};

@@ -73,9 +73,7 @@ impl OutItem {
                 out.extend_from_slice(stub.record());
                 (OutboxKind::Receipt, *key, out.into_boxed_slice())
             }
-            Payload::Inbound(message) => {
-                (OutboxKind::Inbound, MessageKey(0), message.record().into())
-            }
+            Payload::Inbound(message) => (OutboxKind::Inbound, MessageKey(0), message.record().into()),
         };
         OutboxRow {
             account,
@@ -539,10 +537,7 @@ mod tests {
     fn a_row_reads_back_as_the_same_item() {
         let row = item(5).row(AccountId(3), false);
         let back = OutItem::from_row(&row).unwrap();
-        assert_eq!(
-            format!("{:?}", back.payload),
-            format!("{:?}", item(5).payload)
-        );
+        assert_eq!(format!("{:?}", back.payload), format!("{:?}", item(5).payload));
         let cut = OutboxRow {
             payload: row.payload[..20].into(),
             ..row

@@ -73,11 +73,7 @@ impl Policy {
             .unwrap_or(&[]);
         let address = address.strip_prefix(b"+").unwrap_or(address);
         let matches = |rule: &&InboundRule| {
-            rule.address
-                .strip_prefix('+')
-                .unwrap_or(&rule.address)
-                .as_bytes()
-                == address
+            rule.address.strip_prefix('+').unwrap_or(&rule.address).as_bytes() == address
         };
         let keyword = |rule: &&InboundRule| {
             rule.keyword
@@ -89,12 +85,7 @@ impl Policy {
             .iter()
             .filter(matches)
             .find(keyword)
-            .or_else(|| {
-                self.inbound
-                    .iter()
-                    .filter(matches)
-                    .find(|r| r.keyword.is_none())
-            })?;
+            .or_else(|| self.inbound.iter().filter(matches).find(|r| r.keyword.is_none()))?;
         by_name(&rule.account)
     }
 }

@@ -17,11 +17,7 @@ const BACKLOG: i32 = 8192;
 /// Opens a listening socket.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let open = || -> io::Result<TcpListener> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;

@@ -22,7 +22,8 @@ const REMEMBERED_MAX: usize = 100_000;
 /// Password checks at a time: one keeps a core free for traffic.
 const CHECKS: usize = 1;
 /// A hash of nothing in particular, so that an unknown system_id takes as long as a wrong password.
-const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c21zY29ubmVjdC1ub2JvZHk$sF0Aq0vE4nFHNB0jV5gk3d1m0p1cVYJb1Wv7PLnU9fY";
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$c21zY29ubmVjdC1ub2JvZHk$sF0Aq0vE4nFHNB0jV5gk3d1m0p1cVYJb1Wv7PLnU9fY";
 
 /// Why a bind is refused. The customer sees one answer for all; the reason is for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,16 +135,12 @@ impl Auth {
         let password = password.to_vec();
         let good = tokio::task::spawn_blocking(move || {
             let _held = permit;
-            PasswordHash::new(&hash)
-                .is_ok_and(|h| Argon2::default().verify_password(&password, &h).is_ok())
+            PasswordHash::new(&hash).is_ok_and(|h| Argon2::default().verify_password(&password, &h).is_ok())
         })
         .await
         .unwrap_or(false);
         if let Some(tag) = tag.filter(|_| good) {
-            let mut remembered = self
-                .remembered
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
             if remembered.len() >= REMEMBERED_MAX {
                 remembered.clear();
             }

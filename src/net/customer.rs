@@ -81,12 +81,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
     let wake = Wake::default();
     let logic = Logic {
         id: shared.gateway.session_id(),
-        session: Session::new(
-            Role::Server,
-            timers,
-            c.deliver_window as usize,
-            clock::now_ms(),
-        ),
+        session: Session::new(Role::Server, timers, c.deliver_window as usize, clock::now_ms()),
         mailbox: Arc::new(Mailbox::new(Box::new(wake.clone()))),
         wake: wake.clone(),
         bound: None,
@@ -160,9 +155,7 @@ impl Customer {
         match readable {
             Ok(true) => {
                 let now = clock::now_ms();
-                let result = self
-                    .conn
-                    .read(now, |out, octets| logic.consume(out, octets, now));
+                let result = self.conn.read(now, |out, octets| logic.consume(out, octets, now));
                 logic.hand_over();
                 match result {
                     Ok(Read::Some | Read::Nothing) => Ok(()),
@@ -178,10 +171,7 @@ impl Customer {
 impl Logic {
     fn deadline(&self, partial_since: Option<u64>) -> Option<u64> {
         let slow = partial_since.map(|t| t + self.shared.customer.pdu_timeout_ms);
-        [self.session.next_timeout(), slow]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.session.next_timeout(), slow].into_iter().flatten().min()
     }
 
     /// Takes every whole PDU; how many octets. Stops at a bind, whose password has to be checked first.
@@ -215,9 +205,7 @@ impl Logic {
                         version: bind.interface_version,
                     });
                 }
-                Event::Request(CommandId::SUBMIT_SM, sequence, body) => {
-                    self.submit(sequence, body, out, now)
-                }
+                Event::Request(CommandId::SUBMIT_SM, sequence, body) => self.submit(sequence, body, out, now),
                 Event::Request(id, sequence, _) => {
                     // Not offered yet: an error, never ESME_ROK, and the session stays up.
                     let status = self.shared.statuses.of(Reject::NotOffered);
@@ -275,10 +263,7 @@ impl Logic {
         if !self.batch.is_empty() {
             let items = std::mem::take(&mut self.batch);
             let segments = items.iter().map(|i| u64::from(i.segments)).sum();
-            self.shared
-                .gateway
-                .metrics
-                .admitted(items.len() as u64, segments);
+            self.shared.gateway.metrics.admitted(items.len() as u64, segments);
             bound
                 .info
                 .submits

@@ -3,8 +3,8 @@
 use crate::domain::message::{Flags, Message, Parts};
 use crate::flow::{OutItem, Payload, UpReceipt};
 use crate::smpp::{
-    self, Address, CommandId, DataCoding, EsmClass, MessageState, Npi, ReceiptText,
-    RegisteredDelivery, ShortMessage, Tag, Tlvs, Ton,
+    self, Address, CommandId, DataCoding, EsmClass, MessageState, Npi, ReceiptText, RegisteredDelivery,
+    ShortMessage, Tag, Tlvs, Ton,
 };
 
 /// esm_class of a delivery receipt (SMPP 3.4 §5.2.12).
@@ -59,11 +59,7 @@ pub(super) fn write(out: &mut Vec<u8>, sequence: u32, item: &OutItem, tlvs: bool
             }
             // A receipt comes from where the message went (SMPP 3.4 §4.6.1).
             let sm = ShortMessage {
-                source: address(
-                    original.flags.dest_ton,
-                    original.flags.dest_npi,
-                    original.dest,
-                ),
+                source: address(original.flags.dest_ton, original.flags.dest_npi, original.dest),
                 dest: address(
                     original.flags.source_ton,
                     original.flags.source_npi,
@@ -156,7 +152,5 @@ pub(super) fn read(sm: &ShortMessage<'_>) -> Delivered {
 /// The `err` field as a number: up to three digits; anything else is 0.
 fn error_number(err: &[u8]) -> u16 {
     let digits = err.iter().take_while(|c| c.is_ascii_digit()).take(5);
-    digits
-        .fold(0u32, |n, c| n * 10 + u32::from(c - b'0'))
-        .min(0xFFFF) as u16
+    digits.fold(0u32, |n, c| n * 10 + u32::from(c - b'0')).min(0xFFFF) as u16
 }

@@ -85,11 +85,7 @@ impl Net {
         for address in &config.customer.listen {
             let listener = accept::listen(*address)?;
             addresses.push(listener.local_addr()?);
-            customers.spawn(accept::run(
-                listener,
-                Arc::clone(&shared),
-                customers.clone(),
-            ));
+            customers.spawn(accept::run(listener, Arc::clone(&shared), customers.clone()));
         }
         let mut metrics = None;
         if let Some(address) = config.metrics.listen {

@@ -16,9 +16,7 @@ const NO_ROUTE: CommandStatus = CommandStatus(0x0403);
 fn default_status(reason: Reject) -> CommandStatus {
     match reason {
         Reject::AccountInactive => CommandStatus::ESME_RSUBMITFAIL,
-        Reject::WindowFull | Reject::Overload | Reject::StoreUnavailable => {
-            CommandStatus::ESME_RMSGQFUL
-        }
+        Reject::WindowFull | Reject::Overload | Reject::StoreUnavailable => CommandStatus::ESME_RMSGQFUL,
         Reject::NotOffered => CommandStatus::ESME_RINVCMDID,
         Reject::Schedule => CommandStatus::ESME_RINVSCHED,
         Reject::Validity => CommandStatus::ESME_RINVEXPIRY,

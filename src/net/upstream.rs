@@ -115,10 +115,7 @@ impl Link {
         if let Some(info) = self.options.upstream.binds.get(self.index) {
             info.state.store(state, Ordering::Release);
             info.since_ms.store(clock::now_ms(), Ordering::Relaxed);
-            let mut text = info
-                .why
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut text = info.why.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             text.clear();
             text.push_str(why);
         }
@@ -372,18 +369,11 @@ impl Served<'_> {
                     status,
                     body,
                 } => self.answered(ticket, sent_ms, status, body, now),
-                Event::Request(CommandId::DELIVER_SM, sequence, body) => {
-                    self.delivery(sequence, body, out)
-                }
+                Event::Request(CommandId::DELIVER_SM, sequence, body) => self.delivery(sequence, body, out),
                 // Availability of a handset: of no use to a message that waits elsewhere.
                 Event::Request(CommandId::ALERT_NOTIFICATION, ..) => {}
                 Event::Request(id, sequence, _) => {
-                    smpp::put_header_only(
-                        out,
-                        response_to(id),
-                        CommandStatus::ESME_RINVCMDID,
-                        sequence,
-                    );
+                    smpp::put_header_only(out, response_to(id), CommandStatus::ESME_RINVCMDID, sequence);
                 }
                 Event::Nothing | Event::Bind(..) | Event::Stray(_) | Event::Closed(_) => {}
             }
@@ -402,14 +392,7 @@ impl Served<'_> {
     }
 
     /// The SMSC has answered a submit.
-    fn answered(
-        &mut self,
-        ticket: InFlight,
-        sent_ms: u64,
-        status: CommandStatus,
-        body: &[u8],
-        now: u64,
-    ) {
+    fn answered(&mut self, ticket: InFlight, sent_ms: u64, status: CommandStatus, body: &[u8], now: u64) {
         let upstream = &self.link.options.upstream;
         self.link
             .gateway
@@ -460,9 +443,7 @@ impl Served<'_> {
                     Delivered::Inbound(message) => UpEvent::Inbound(token, message),
                 });
             }
-            Err(e) => {
-                smpp::put_message_id_resp(out, CommandId::DELIVER_SM_RESP, e.status, sequence, b"")
-            }
+            Err(e) => smpp::put_message_id_resp(out, CommandId::DELIVER_SM_RESP, e.status, sequence, b""),
         }
     }
 
@@ -511,8 +492,7 @@ impl Served<'_> {
         self.events
             .extend(taken.expired.into_iter().map(UpEvent::Expired));
         if upstream.marks_before_sending() {
-            self.events
-                .extend(taken.out.into_iter().map(UpEvent::Sending));
+            self.events.extend(taken.out.into_iter().map(UpEvent::Sending));
         } else {
             for message in taken.out {
                 self.write(message, conn, now);
@@ -535,10 +515,7 @@ impl Served<'_> {
                 if self.link.options.upstream.marks_before_sending() {
                     self.events.push(UpEvent::Requeued(back.message.key));
                 }
-                self.link
-                    .options
-                    .upstream
-                    .unsent(std::iter::once(back.message));
+                self.link.options.upstream.unsent(std::iter::once(back.message));
             }
         }
     }

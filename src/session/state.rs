@@ -309,12 +309,7 @@ impl<T> Session<T> {
     }
 
     /// Takes one whole PDU.
-    pub fn receive<'a>(
-        &mut self,
-        pdu: &RawPdu<'a>,
-        now_ms: u64,
-        out: &mut Vec<u8>,
-    ) -> Event<'a, T> {
+    pub fn receive<'a>(&mut self, pdu: &RawPdu<'a>, now_ms: u64, out: &mut Vec<u8>) -> Event<'a, T> {
         self.heard_ms = now_ms;
         let header = &pdu.header;
         if let State::Closed(cause) = self.state {
@@ -350,12 +345,7 @@ impl<T> Session<T> {
         }
     }
 
-    fn customer_request<'a>(
-        &mut self,
-        id: CommandId,
-        pdu: &RawPdu<'a>,
-        out: &mut Vec<u8>,
-    ) -> Event<'a, T> {
+    fn customer_request<'a>(&mut self, id: CommandId, pdu: &RawPdu<'a>, out: &mut Vec<u8>) -> Event<'a, T> {
         let sequence = pdu.header.sequence;
         if let Some(kind) = BindKind::of(id) {
             return self.bind_request(kind, pdu, out);
@@ -379,12 +369,7 @@ impl<T> Session<T> {
         Event::Nothing
     }
 
-    fn bind_request<'a>(
-        &mut self,
-        kind: BindKind,
-        pdu: &RawPdu<'a>,
-        out: &mut Vec<u8>,
-    ) -> Event<'a, T> {
+    fn bind_request<'a>(&mut self, kind: BindKind, pdu: &RawPdu<'a>, out: &mut Vec<u8>) -> Event<'a, T> {
         let sequence = pdu.header.sequence;
         if self.state != State::Open {
             put_error(out, kind.command(), CommandStatus::ESME_RALYBND, sequence);
@@ -402,12 +387,7 @@ impl<T> Session<T> {
         }
     }
 
-    fn smsc_request<'a>(
-        &mut self,
-        id: CommandId,
-        pdu: &RawPdu<'a>,
-        out: &mut Vec<u8>,
-    ) -> Event<'a, T> {
+    fn smsc_request<'a>(&mut self, id: CommandId, pdu: &RawPdu<'a>, out: &mut Vec<u8>) -> Event<'a, T> {
         let sequence = pdu.header.sequence;
         let deliver = matches!(id, CommandId::DELIVER_SM | CommandId::DATA_SM);
         match self.state {

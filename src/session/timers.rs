@@ -21,10 +21,7 @@ impl<T> Session<T> {
                     Some(since) => after(since, t.response_ms),
                     None => after(self.heard_ms, t.enquire_link_ms),
                 };
-                let oldest = self
-                    .window
-                    .oldest()
-                    .and_then(|sent| after(sent, t.response_ms));
+                let oldest = self.window.oldest().and_then(|sent| after(sent, t.response_ms));
                 [enquire, oldest, after(self.heard_ms, t.idle_ms)]
                     .into_iter()
                     .flatten()
@@ -75,12 +72,7 @@ impl<T> Session<T> {
         }
         if self.enquiring.is_none() && due(self.heard_ms, t.enquire_link_ms) {
             let sequence = self.window.push_own(now_ms);
-            smpp::put_header_only(
-                out,
-                CommandId::ENQUIRE_LINK,
-                CommandStatus::ESME_ROK,
-                sequence,
-            );
+            smpp::put_header_only(out, CommandId::ENQUIRE_LINK, CommandStatus::ESME_ROK, sequence);
             self.enquiring = Some(now_ms);
         }
         Event::Nothing

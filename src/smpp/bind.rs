@@ -41,21 +41,13 @@ impl<'a> Bind<'a> {
     /// # Errors
     /// [`PduError`] with the status of the field.
     pub fn decode(body: &'a [u8]) -> Result<Bind<'a>, PduError> {
-        let (i, system_id) = all(cstring(16, CommandStatus::ESME_RINVSYSID, "system_id")(
-            body,
-        ))?;
-        let (i, password) = all(cstring(
-            PASSWORD_MAX,
-            CommandStatus::ESME_RINVPASWD,
-            "password",
-        )(i))?;
-        let (i, system_type) = all(cstring(13, CommandStatus::ESME_RINVSYSTYP, "system_type")(
+        let (i, system_id) = all(cstring(16, CommandStatus::ESME_RINVSYSID, "system_id")(body))?;
+        let (i, password) = all(cstring(PASSWORD_MAX, CommandStatus::ESME_RINVPASWD, "password")(
             i,
         ))?;
+        let (i, system_type) = all(cstring(13, CommandStatus::ESME_RINVSYSTYP, "system_type")(i))?;
         let (i, [interface_version, ton, npi]) = all(octets::<3>(i))?;
-        let (_, address_range) = all(cstring(41, CommandStatus::ESME_RBINDFAIL, "address_range")(
-            i,
-        ))?;
+        let (_, address_range) = all(cstring(41, CommandStatus::ESME_RBINDFAIL, "address_range")(i))?;
         let (addr_ton, addr_npi) = (Ton(ton), Npi(npi));
         Ok(Bind {
             system_id,
@@ -96,9 +88,7 @@ impl<'a> BindResp<'a> {
         if body.is_empty() {
             return Ok(BindResp::default());
         }
-        let (i, system_id) = all(cstring(16, CommandStatus::ESME_RINVSYSID, "system_id")(
-            body,
-        ))?;
+        let (i, system_id) = all(cstring(16, CommandStatus::ESME_RINVSYSID, "system_id")(body))?;
         Ok(BindResp {
             system_id,
             tlvs: Tlvs::parse(i)?,
@@ -133,18 +123,11 @@ impl<'a> Outbind<'a> {
     /// # Errors
     /// [`PduError`] with the status of the field.
     pub fn decode(body: &'a [u8]) -> Result<Outbind<'a>, PduError> {
-        let (i, system_id) = all(cstring(16, CommandStatus::ESME_RINVSYSID, "system_id")(
-            body,
+        let (i, system_id) = all(cstring(16, CommandStatus::ESME_RINVSYSID, "system_id")(body))?;
+        let (_, password) = all(cstring(PASSWORD_MAX, CommandStatus::ESME_RINVPASWD, "password")(
+            i,
         ))?;
-        let (_, password) = all(cstring(
-            PASSWORD_MAX,
-            CommandStatus::ESME_RINVPASWD,
-            "password",
-        )(i))?;
-        Ok(Outbind {
-            system_id,
-            password,
-        })
+        Ok(Outbind { system_id, password })
     }
 
     /// Appends the body.

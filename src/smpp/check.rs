@@ -64,10 +64,9 @@ fn optional(sm: &ShortMessage<'_>) -> Result<(), PduError> {
     for tlv in sm.tlvs.iter() {
         let width = match tlv.tag {
             Tag::SAR_TOTAL_SEGMENTS | Tag::SAR_SEGMENT_SEQNUM | Tag::MORE_MESSAGES_TO_SEND => 1,
-            Tag::SAR_MSG_REF_NUM
-            | Tag::USER_MESSAGE_REFERENCE
-            | Tag::SOURCE_PORT
-            | Tag::DESTINATION_PORT => 2,
+            Tag::SAR_MSG_REF_NUM | Tag::USER_MESSAGE_REFERENCE | Tag::SOURCE_PORT | Tag::DESTINATION_PORT => {
+                2
+            }
             _ => continue,
         };
         if tlv.value.len() != width {
@@ -88,11 +87,7 @@ fn optional(sm: &ShortMessage<'_>) -> Result<(), PduError> {
 
 /// A user data header must fit the text it begins.
 fn header(sm: &ShortMessage<'_>, text: &[u8]) -> Result<(), PduError> {
-    if sm.esm_class.udhi()
-        && text
-            .first()
-            .is_none_or(|n| usize::from(*n) + 1 > text.len())
-    {
+    if sm.esm_class.udhi() && text.first().is_none_or(|n| usize::from(*n) + 1 > text.len()) {
         return bad(CommandStatus::ESME_RINVMSGLEN, "short_message");
     }
     Ok(())

@@ -35,11 +35,7 @@ pub struct PduError {
 
 impl PduError {
     pub(super) const fn new(status: CommandStatus, field: &'static str, fault: Fault) -> PduError {
-        PduError {
-            status,
-            field,
-            fault,
-        }
+        PduError { status, field, fault }
     }
 }
 

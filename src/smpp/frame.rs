@@ -85,11 +85,7 @@ pub fn cut(buf: &[u8], max: u32) -> Result<Option<RawPdu<'_>>, FrameError> {
         return Ok(None);
     };
     let body = bytes.get(HEADER_LEN..).unwrap_or(&[]);
-    Ok(Some(RawPdu {
-        header,
-        body,
-        bytes,
-    }))
+    Ok(Some(RawPdu { header, body, bytes }))
 }
 
 #[cfg(test)]

@@ -129,11 +129,7 @@ impl<'a> ShortMessage<'a> {
             .get(..self.short_message.len().min(255))
             .unwrap_or(self.short_message);
         out.reserve(
-            self.service_type.len()
-                + self.source.addr.len()
-                + self.dest.addr.len()
-                + text.len()
-                + 64,
+            self.service_type.len() + self.source.addr.len() + self.dest.addr.len() + text.len() + 64,
         );
         put_cstring(out, self.service_type);
         put_address(out, &self.source);
@@ -178,17 +174,9 @@ impl<'a> DataSm<'a> {
     /// # Errors
     /// [`PduError`] with the status of the field.
     pub fn decode(body: &'a [u8]) -> Result<DataSm<'a>, PduError> {
-        let (i, service_type) = all(cstring(6, CommandStatus::ESME_RINVSERTYP, "service_type")(
-            body,
-        ))?;
-        let (i, source) = all(address(65, CommandStatus::ESME_RINVSRCADR, "source_addr")(
-            i,
-        ))?;
-        let (i, dest) = all(address(
-            65,
-            CommandStatus::ESME_RINVDSTADR,
-            "destination_addr",
-        )(i))?;
+        let (i, service_type) = all(cstring(6, CommandStatus::ESME_RINVSERTYP, "service_type")(body))?;
+        let (i, source) = all(address(65, CommandStatus::ESME_RINVSRCADR, "source_addr")(i))?;
+        let (i, dest) = all(address(65, CommandStatus::ESME_RINVDSTADR, "destination_addr")(i))?;
         let (i, [esm, registered, coding]) = all(octets::<3>(i))?;
         Ok(DataSm {
             service_type,
@@ -206,11 +194,7 @@ impl<'a> DataSm<'a> {
         put_cstring(out, self.service_type);
         put_address(out, &self.source);
         put_address(out, &self.dest);
-        out.extend_from_slice(&[
-            self.esm_class.0,
-            self.registered_delivery.0,
-            self.data_coding.0,
-        ]);
+        out.extend_from_slice(&[self.esm_class.0, self.registered_delivery.0, self.data_coding.0]);
         out.extend_from_slice(self.tlvs.as_bytes());
     }
 }
@@ -235,9 +219,7 @@ impl<'a> MessageIdResp<'a> {
         if body.is_empty() {
             return Ok(MessageIdResp::default());
         }
-        let (i, message_id) = all(cstring(65, CommandStatus::ESME_RINVMSGID, "message_id")(
-            body,
-        ))?;
+        let (i, message_id) = all(cstring(65, CommandStatus::ESME_RINVMSGID, "message_id")(body))?;
         Ok(MessageIdResp {
             message_id,
             tlvs: Tlvs::parse(i)?,

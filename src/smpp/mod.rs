@@ -23,12 +23,10 @@ pub use check::check_submit;
 pub use field::{Address, Fault, PduError};
 pub use frame::{FrameError, HEADER_LEN, Header, MAX_PDU_DEFAULT, RawPdu, cut};
 pub use message::{DataSm, MessageIdResp, ShortMessage};
-pub use numbers::{
-    CommandId, DataCoding, EsmClass, MessageState, Npi, RegisteredDelivery, Tag, Ton,
-};
+pub use numbers::{CommandId, DataCoding, EsmClass, MessageState, Npi, RegisteredDelivery, Tag, Ton};
 pub use operation::{
-    AlertNotification, Broadcast, CancelSm, Destination, QuerySm, QuerySmResp, ReplaceSm,
-    SubmitMulti, SubmitMultiResp, Unsuccessful,
+    AlertNotification, Broadcast, CancelSm, Destination, QuerySm, QuerySmResp, ReplaceSm, SubmitMulti,
+    SubmitMultiResp, Unsuccessful,
 };
 pub use pdu::{Pdu, decode, encode};
 pub use receipt::{Receipt, ReceiptText, parse_receipt, write_receipt};

@@ -136,11 +136,7 @@ impl MessageState {
     /// Reads the `stat` of a receipt: any case, the standard's words and spellings that SMSCs use for them.
     #[must_use]
     pub fn from_stat(word: &[u8]) -> Option<MessageState> {
-        let is = |names: &[&str]| {
-            names
-                .iter()
-                .any(|n| n.as_bytes().eq_ignore_ascii_case(word))
-        };
+        let is = |names: &[&str]| names.iter().any(|n| n.as_bytes().eq_ignore_ascii_case(word));
         Some(if is(&["DELIVRD", "DELIVERED", "DELIVERD", "DELIV"]) {
             MessageState::DELIVERED
         } else if is(&["EXPIRED", "EXPIRD"]) {

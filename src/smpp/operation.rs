@@ -1,8 +1,6 @@
 //! The smaller operations: submit_multi, query_sm, cancel_sm, replace_sm, alert_notification, and the broadcast family of 5.0.
 
-use super::field::{
-    Address, Fault, PduError, address, all, cstring, octets, put_address, put_cstring,
-};
+use super::field::{Address, Fault, PduError, address, all, cstring, octets, put_address, put_cstring};
 use super::numbers::{DataCoding, EsmClass, RegisteredDelivery};
 use super::status::CommandStatus;
 use super::tlv::Tlvs;
@@ -110,11 +108,7 @@ impl<'a> SubmitMulti<'a> {
             CommandStatus::ESME_RINVSCHED,
             "schedule_delivery_time",
         )(i))?;
-        let (i, validity) = all(cstring(
-            17,
-            CommandStatus::ESME_RINVEXPIRY,
-            "validity_period",
-        )(i))?;
+        let (i, validity) = all(cstring(17, CommandStatus::ESME_RINVEXPIRY, "validity_period")(i))?;
         let (i, [registered, replace_if_present, coding, sm_default_msg_id]) = all(octets::<4>(i))?;
         let (i, short_message) = text(i, 255)?;
         Ok(SubmitMulti {
@@ -388,11 +382,7 @@ impl<'a> ReplaceSm<'a> {
             CommandStatus::ESME_RINVSCHED,
             "schedule_delivery_time",
         )(i))?;
-        let (i, validity) = all(cstring(
-            17,
-            CommandStatus::ESME_RINVEXPIRY,
-            "validity_period",
-        )(i))?;
+        let (i, validity) = all(cstring(17, CommandStatus::ESME_RINVEXPIRY, "validity_period")(i))?;
         let (i, [registered, sm_default_msg_id]) = all(octets::<2>(i))?;
         let (i, short_message) = text(i, 255)?;
         Ok(ReplaceSm {
@@ -527,11 +517,9 @@ impl<'a> Broadcast<'a> {
                 CommandStatus::ESME_RINVSCHED,
                 "schedule_delivery_time",
             )(rest))?;
-            let (rest, _) = all(cstring(
-                17,
-                CommandStatus::ESME_RINVEXPIRY,
-                "validity_period",
-            )(rest))?;
+            let (rest, _) = all(cstring(17, CommandStatus::ESME_RINVEXPIRY, "validity_period")(
+                rest,
+            ))?;
             let (rest, _) = all(octets::<3>(rest))?;
             middle = start.get(..start.len() - rest.len()).unwrap_or(&[]);
             i = rest;

@@ -6,8 +6,7 @@ use super::frame::Header;
 use super::message::{DataSm, MessageIdResp, ShortMessage};
 use super::numbers::CommandId;
 use super::operation::{
-    AlertNotification, Broadcast, CancelSm, QuerySm, QuerySmResp, ReplaceSm, SubmitMulti,
-    SubmitMultiResp,
+    AlertNotification, Broadcast, CancelSm, QuerySm, QuerySmResp, ReplaceSm, SubmitMulti, SubmitMultiResp,
 };
 use super::status::CommandStatus;
 use super::write;
@@ -62,13 +61,9 @@ pub fn decode<'a>(header: &Header, body: &'a [u8]) -> Result<Pdu<'a>, PduError> 
         }
         CommandId::BIND_TRANSMITTER_RESP
         | CommandId::BIND_RECEIVER_RESP
-        | CommandId::BIND_TRANSCEIVER_RESP => {
-            Pdu::BindResp(id, BindResp::decode(body)?, !body.is_empty())
-        }
+        | CommandId::BIND_TRANSCEIVER_RESP => Pdu::BindResp(id, BindResp::decode(body)?, !body.is_empty()),
         CommandId::OUTBIND => Pdu::Outbind(Outbind::decode(body)?),
-        CommandId::SUBMIT_SM | CommandId::DELIVER_SM => {
-            Pdu::ShortMessage(id, ShortMessage::decode(body)?)
-        }
+        CommandId::SUBMIT_SM | CommandId::DELIVER_SM => Pdu::ShortMessage(id, ShortMessage::decode(body)?),
         CommandId::SUBMIT_SM_RESP | CommandId::DELIVER_SM_RESP | CommandId::DATA_SM_RESP => {
             Pdu::MessageIdResp(id, MessageIdResp::decode(body)?)
         }

@@ -150,12 +150,7 @@ fn from_text(text: Cow<'_, [u8]>) -> Receipt<'_> {
                     .get(from..)
                     .map_or(0, |t| t.iter().take_while(|c| **c == b' ').count());
             let tail = octets.get(from..).unwrap_or(&[]);
-            let to = from + tail.len()
-                - tail
-                    .iter()
-                    .rev()
-                    .take_while(|c| **c == 0 || **c == b' ')
-                    .count();
+            let to = from + tail.len() - tail.iter().rev().take_while(|c| **c == 0 || **c == b' ').count();
             receipt.text = Some(slice(from, to.max(from)));
             break;
         }

@@ -33,8 +33,7 @@ pub fn parse_time(field: &[u8]) -> Result<Option<SmppTime>, TimeError> {
     let (digits, kind) = field.split_at(15);
     for (slot, pair) in n.iter_mut().zip(digits.chunks(2)) {
         for c in pair {
-            *slot =
-                *slot * 10 + u64::from(c.checked_sub(b'0').filter(|d| *d < 10).ok_or(TimeError)?);
+            *slot = *slot * 10 + u64::from(c.checked_sub(b'0').filter(|d| *d < 10).ok_or(TimeError)?);
         }
     }
     // The fields are YY MM DD hh mm ss, then one digit of tenths and two of the offset.
@@ -60,8 +59,7 @@ pub fn parse_time(field: &[u8]) -> Result<Option<SmppTime>, TimeError> {
             if !fits {
                 return Err(TimeError);
             }
-            let local = ((days_from_epoch(2000 + year, month, day) * 24 + hour) * 60 + minute) * 60
-                + second;
+            let local = ((days_from_epoch(2000 + year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
             let offset = quarters * 900;
             // Local time ahead of UTC is marked '+'.
             let seconds = if *sign == b'+' {

@@ -80,8 +80,7 @@ impl<'a> Tlvs<'a> {
     /// A text value without its NUL, if it has one.
     #[must_use]
     pub fn get_cstr(&self, tag: Tag) -> Option<&'a [u8]> {
-        self.get(tag)
-            .map(|v| v.split(|b| *b == 0).next().unwrap_or(v))
+        self.get(tag).map(|v| v.split(|b| *b == 0).next().unwrap_or(v))
     }
 
     /// The octets as they stand on the wire.
@@ -100,8 +99,7 @@ impl<'a> Tlvs<'a> {
 #[inline]
 fn split(octets: &[u8]) -> Option<(Tlv<'_>, &[u8])> {
     let (head, rest) = octets.split_first_chunk::<4>()?;
-    let (value, rest) =
-        rest.split_at_checked(usize::from(u16::from_be_bytes([head[2], head[3]])))?;
+    let (value, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([head[2], head[3]])))?;
     Some((
         Tlv {
             tag: Tag(u16::from_be_bytes([head[0], head[1]])),

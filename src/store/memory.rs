@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    AccountId, Batch, BatchId, Fence, Message, MessageKey, Money, OutboxRow, Owned, Pos, Progress,
-    Record, Store, StoreError, Topup,
+    AccountId, Batch, BatchId, Fence, Message, MessageKey, Money, OutboxRow, Owned, Pos, Progress, Record,
+    Store, StoreError, Topup,
 };
 
 /// What survives the process: shared by the stores that are opened on it one after the other.
@@ -108,12 +108,7 @@ impl Store for MemoryStore {
     ) -> Result<(), StoreError> {
         self.with_disk(|d| {
             for key in keys {
-                if let Some(a) = d
-                    .batches
-                    .iter()
-                    .flat_map(|b| &b.accepted)
-                    .find(|a| a.key == *key)
-                {
+                if let Some(a) = d.batches.iter().flat_map(|b| &b.accepted).find(|a| a.key == *key) {
                     out(*key, a.message.clone());
                 }
             }
@@ -219,12 +214,8 @@ impl Disk {
         for (account, balance) in &self.balances {
             out(Record::Wallet(*account, Money(*balance)));
         }
-        let marks: BTreeMap<AccountId, Pos> = self
-            .batches
-            .iter()
-            .flat_map(|b| &b.watermarks)
-            .copied()
-            .collect();
+        let marks: BTreeMap<AccountId, Pos> =
+            self.batches.iter().flat_map(|b| &b.watermarks).copied().collect();
         marks
             .into_iter()
             .for_each(|(account, pos)| out(Record::Watermark(account, pos)));
@@ -244,12 +235,8 @@ impl Disk {
             .iter()
             .flat_map(|b| &b.finished)
             .for_each(|e| out(Record::Finished(e)));
-        let gone: std::collections::HashSet<Pos> = self
-            .batches
-            .iter()
-            .flat_map(|b| &b.unparked)
-            .copied()
-            .collect();
+        let gone: std::collections::HashSet<Pos> =
+            self.batches.iter().flat_map(|b| &b.unparked).copied().collect();
         for p in self
             .batches
             .iter()

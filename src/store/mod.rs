@@ -8,8 +8,7 @@ pub mod memory;
 pub mod sqlite;
 
 pub use batch::{
-    Accepted, Batch, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Posting, Sent, Topup,
-    flags,
+    Accepted, Batch, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Posting, Sent, Topup, flags,
 };
 
 use crate::domain::account::Account;

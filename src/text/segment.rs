@@ -99,8 +99,7 @@ fn walk(content: &Content<'_>, mut each: impl FnMut(std::ops::Range<usize>)) {
     let one_of_many = content.sar_total.is_some_and(|t| t > 1)
         || (content.udhi && udh::concat(content.body).is_some_and(|c| c.total > 1));
     // A part that came split already, or that fits, is one segment.
-    if one_of_many && text.len() <= room(kind, header.max(CONCAT))
-        || units(kind, text) <= room(kind, header)
+    if one_of_many && text.len() <= room(kind, header.max(CONCAT)) || units(kind, text) <= room(kind, header)
     {
         each(header..end);
         return;
@@ -140,11 +139,7 @@ fn units(kind: Alphabet, text: &[u8]) -> usize {
 
 /// The end of the part that begins at `from`: never between an escape and its character, nor within a surrogate pair.
 fn cut(kind: Alphabet, text: &[u8], from: usize, room: usize) -> usize {
-    let octets = if kind == Alphabet::Ucs2 {
-        room * 2
-    } else {
-        room
-    };
+    let octets = if kind == Alphabet::Ucs2 { room * 2 } else { room };
     let to = from + octets.max(1);
     if to >= text.len() {
         return text.len();
@@ -159,20 +154,12 @@ fn cut(kind: Alphabet, text: &[u8], from: usize, room: usize) -> usize {
                 .rev()
                 .take_while(|c| **c == gsm7::ESCAPE)
                 .count();
-            if run % 2 == 1 && to > from + 1 {
-                to - 1
-            } else {
-                to
-            }
+            if run % 2 == 1 && to > from + 1 { to - 1 } else { to }
         }
         Alphabet::Ucs2 => {
             let high = text.get(to - 2).is_some_and(|c| c & 0xFC == 0xD8);
             let low = text.get(to).is_some_and(|c| c & 0xFC == 0xDC);
-            if high && low && to > from + 2 {
-                to - 2
-            } else {
-                to
-            }
+            if high && low && to > from + 2 { to - 2 } else { to }
         }
         Alphabet::Octet => to,
     }

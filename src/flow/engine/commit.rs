@@ -51,21 +51,20 @@ impl<S: Store> Engine<S> {
         let mut sums: Vec<_> = sums.into_iter().collect();
         sums.sort_unstable_by_key(|(a, _)| *a);
         for (account, (effect, charges, refunds)) in sums {
-            let mut post =
-                |debit: &str, credit: &str, amount: Money, count: u32, reason: &'static str| {
-                    if count > 0 {
-                        self.batch.postings.push(Posting {
-                            at_ms: now,
-                            account,
-                            debit: debit.into(),
-                            credit: credit.into(),
-                            amount,
-                            count,
-                            reason,
-                            reference: String::new(),
-                        });
-                    }
-                };
+            let mut post = |debit: &str, credit: &str, amount: Money, count: u32, reason: &'static str| {
+                if count > 0 {
+                    self.batch.postings.push(Posting {
+                        at_ms: now,
+                        account,
+                        debit: debit.into(),
+                        credit: credit.into(),
+                        amount,
+                        count,
+                        reason,
+                        reference: String::new(),
+                    });
+                }
+            };
             post("wallet", "revenue", effect.charge, charges, "charge");
             post("revenue", "wallet", effect.refund, refunds, "refund");
             let delta = Money(effect.refund.0 - effect.charge.0);
@@ -164,9 +163,7 @@ impl<S: Store> Engine<S> {
                     items,
                     reply,
                 } => {
-                    gateway
-                        .in_commit
-                        .fetch_sub(items.len() as u64, Ordering::Relaxed);
+                    gateway.in_commit.fetch_sub(items.len() as u64, Ordering::Relaxed);
                     let sequences: Vec<u32> = items.iter().map(|i| i.sequence).collect();
                     account.with_wallet(|w| items.into_iter().for_each(|i| w.release(i.hold)));
                     reply.put(
@@ -271,12 +268,7 @@ impl<S: Store> Engine<S> {
                 .collect();
             reply.put(answers);
         }
-        for (a, lane) in self
-            .batch
-            .accepted
-            .drain(..)
-            .zip(self.pending.lanes.drain(..))
-        {
+        for (a, lane) in self.batch.accepted.drain(..).zip(self.pending.lanes.drain(..)) {
             let message = Outgoing {
                 key: a.key,
                 expires_ms: a.expires_ms,

@@ -35,9 +35,7 @@ impl<S: Store> Engine<S> {
             }
             Control::ShowOpen(key) => {
                 let view = self.book.get(key).map(|o| Self::view(key, o));
-                self.pending
-                    .replies
-                    .push((reply, Ok(ControlReply::Open(view))));
+                self.pending.replies.push((reply, Ok(ControlReply::Open(view))));
             }
             Control::Barrier => self.pending.replies.push((reply, Ok(ControlReply::Done))),
         }
@@ -82,10 +80,7 @@ impl<S: Store> Engine<S> {
 
     fn put_account(&mut self, account: Account, reply: Reply) {
         if self.gateway.accounts().get(account.id).is_none() {
-            return self
-                .pending
-                .replies
-                .push((reply, Err(ControlError::NotFound)));
+            return self.pending.replies.push((reply, Err(ControlError::NotFound)));
         }
         if let Some(field) = self.taken(&account) {
             return self
@@ -107,10 +102,7 @@ impl<S: Store> Engine<S> {
             None => self.store.find_topup(&topup.provider, &topup.receipt),
         };
         match known {
-            Err(_) => self
-                .pending
-                .replies
-                .push((reply, Err(ControlError::Unavailable))),
+            Err(_) => self.pending.replies.push((reply, Err(ControlError::Unavailable))),
             Ok(Some(first)) if (first.account, first.amount) != (topup.account, topup.amount) => {
                 self.pending
                     .replies
@@ -132,10 +124,7 @@ impl<S: Store> Engine<S> {
 
     fn book_topup(&mut self, topup: Topup, reply: Reply) {
         if self.gateway.accounts().get(topup.account).is_none() {
-            return self
-                .pending
-                .replies
-                .push((reply, Err(ControlError::NotFound)));
+            return self.pending.replies.push((reply, Err(ControlError::NotFound)));
         }
         self.batch.postings.push(Posting {
             at_ms: topup.at_ms,
@@ -154,10 +143,7 @@ impl<S: Store> Engine<S> {
             .find(|(a, _)| *a == topup.account)
         {
             Some((_, sum)) => sum.0 += topup.amount.0,
-            None => self
-                .pending
-                .wallet_posts
-                .push((topup.account, topup.amount)),
+            None => self.pending.wallet_posts.push((topup.account, topup.amount)),
         }
         self.pending
             .topup_replies

@@ -254,11 +254,7 @@ impl<S: Store> Engine<S> {
     /// At a high rate, commits of a few rows cost more than they bring: wait a little for company.
     fn linger(&mut self, gateway: &Gateway) {
         let few = self.rate.last_batch < LINGER_ROWS && self.inputs.len() < LINGER_ROWS / 4;
-        if !self.options.eager
-            && few
-            && self.rate.per_second > LINGER_RATE
-            && !self.inputs.is_empty()
-        {
+        if !self.options.eager && few && self.rate.per_second > LINGER_RATE && !self.inputs.is_empty() {
             std::thread::sleep(LINGER);
             gateway.ingress.take(&mut self.inputs, Duration::ZERO);
         }

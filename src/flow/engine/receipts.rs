@@ -80,10 +80,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn park(&mut self, upstream: UpstreamId, receipt: UpReceipt, now: u64) {
-        self.gateway
-            .totals
-            .unmatched
-            .fetch_add(1, Ordering::Relaxed);
+        self.gateway.totals.unmatched.fetch_add(1, Ordering::Relaxed);
         self.gateway.metrics.unmatched.increment(1);
         let row = Parked {
             pos: self.pos(),
@@ -104,15 +101,11 @@ impl<S: Store> Engine<S> {
     /// Makes a parked receipt findable. A repeated receipt of an ended message is kept for the operator but never matched:
     /// the SMSC may give its id to another message later.
     pub(super) fn keep_parked(&mut self, row: Parked) {
-        let mut forms = self
-            .book
-            .correlation
-            .forms(row.upstream, &row.smsc_id, true);
+        let mut forms = self.book.correlation.forms(row.upstream, &row.smsc_id, true);
         if forms.iter().any(|h| self.book.correlation.ended(*h)) {
             forms.clear();
         }
-        self.parked_order
-            .push_back((row.pos, row.at_ms, forms.clone()));
+        self.parked_order.push_back((row.pos, row.at_ms, forms.clone()));
         for handle in forms {
             self.parked.entry(handle).or_default().push(row.clone());
         }
@@ -131,9 +124,9 @@ impl<S: Store> Engine<S> {
             .into_iter()
             .find_map(|handle| {
                 let waiting = self.parked.get(&handle)?;
-                waiting.iter().find(|p| {
-                    p.upstream == upstream && self.find(upstream, &p.smsc_id, &p.number).is_some()
-                })
+                waiting
+                    .iter()
+                    .find(|p| p.upstream == upstream && self.find(upstream, &p.smsc_id, &p.number).is_some())
             });
         let Some(row) = found.cloned() else { return };
         self.forget_parked(row.pos);
@@ -181,11 +174,7 @@ impl<S: Store> Engine<S> {
         let before = now.saturating_sub(self.gateway.limits.parked_keep_ms);
         // A slice a tick, so that a day's worth does not come in one commit.
         for _ in 0..500 {
-            if self
-                .parked_order
-                .front()
-                .is_none_or(|(_, at, _)| *at > before)
-            {
+            if self.parked_order.front().is_none_or(|(_, at, _)| *at > before) {
                 return;
             }
             self.drop_oldest_parked();

@@ -186,11 +186,7 @@ impl Found {
         if e.flags & flags::WANTED == 0 || e.flags & flags::SPILLED != 0 {
             return;
         }
-        if self
-            .marks
-            .get(&open.account)
-            .is_some_and(|mark| e.pos <= *mark)
-        {
+        if self.marks.get(&open.account).is_some_and(|mark| e.pos <= *mark) {
             return;
         }
         let payload = Payload::Receipt {

@@ -133,14 +133,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Ends a message: money, the event, and the receipt the customer asked for. Nothing if it is not open.
-    pub(super) fn finish(
-        &mut self,
-        key: MessageKey,
-        state: Final,
-        err: u16,
-        taken: bool,
-        now: u64,
-    ) {
+    pub(super) fn finish(&mut self, key: MessageKey, state: Final, err: u16, taken: bool, now: u64) {
         let Some(open) = self.book.get(key) else {
             return;
         };
@@ -152,10 +145,7 @@ impl<S: Store> Engine<S> {
         let mut row = Finished {
             pos: self.pos(),
             key,
-            account: self
-                .book
-                .get(key)
-                .map_or_else(Default::default, |o| o.account),
+            account: self.book.get(key).map_or_else(Default::default, |o| o.account),
             state,
             err,
             at_ms: now,

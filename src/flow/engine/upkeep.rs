@@ -53,9 +53,7 @@ impl<S: Store> Engine<S> {
             let timeout = self.gateway.policy.load().receipt_timeout_ms;
             match open.phase {
                 // It may be in a bind's hands; its lane reports it too, and the first report wins.
-                Phase::Queued if open.expires_ms <= now => {
-                    self.finish(key, Final::Expired, 0, false, now)
-                }
+                Phase::Queued if open.expires_ms <= now => self.finish(key, Final::Expired, 0, false, now),
                 Phase::Sent | Phase::Held if open.step_ms.max(open.at_ms) + timeout <= now => {
                     let state = open.provisional.unwrap_or(Final::Unknown);
                     let (err, taken) = (open.provisional_err, open.phase == Phase::Sent);
@@ -94,10 +92,7 @@ impl<S: Store> Engine<S> {
         if upstreams.len() < 2 {
             return;
         }
-        for from in upstreams
-            .iter()
-            .filter(|u| !u.live() && u.depth() != (0, 0))
-        {
+        for from in upstreams.iter().filter(|u| !u.live() && u.depth() != (0, 0)) {
             let (messages, keys) = from.clear();
             let mut moved: HashMap<UpstreamId, (Vec<Outgoing>, Vec<MessageKey>)> = HashMap::new();
             for message in messages {
@@ -120,12 +115,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn lane_of(
-        &self,
-        policy: &crate::flow::Policy,
-        key: MessageKey,
-        now_at: &Upstream,
-    ) -> UpstreamId {
+    fn lane_of(&self, policy: &crate::flow::Policy, key: MessageKey, now_at: &Upstream) -> UpstreamId {
         let found = self.book.get(key).and_then(|open| {
             let parts = open.stub.parts();
             let route = self
@@ -144,10 +134,7 @@ impl<S: Store> Engine<S> {
             }
             let dropped = account.outbox.expire(before);
             if dropped > 0 {
-                self.gateway
-                    .metrics
-                    .outbox_expired
-                    .increment(dropped as u64);
+                self.gateway.metrics.outbox_expired.increment(dropped as u64);
             }
         }
     }
@@ -256,10 +243,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn settle_unknown(&mut self, messages: Vec<(MessageKey, UpstreamId)>) {
         let now = (self.options.now_ms)();
         for (key, upstream) in messages {
-            let policy = self
-                .gateway
-                .upstream(upstream)
-                .map(|u| u.options.unknown_outcome);
+            let policy = self.gateway.upstream(upstream).map(|u| u.options.unknown_outcome);
             match policy {
                 Some(UnknownOutcome::Fail) => self.finish(key, Final::Undeliverable, 0, false, now),
                 Some(UnknownOutcome::Hold) => self.mark(upstream, key, MarkKind::Held, now),

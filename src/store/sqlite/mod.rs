@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rusqlite::{Connection, ErrorCode};
 
 use super::{
-    AccountId, Batch, BatchId, Fence, Message, MessageKey, OutboxRow, Owned, Pos, Progress, Record,
-    Store, StoreError, Topup, UpstreamId,
+    AccountId, Batch, BatchId, Fence, Message, MessageKey, OutboxRow, Owned, Pos, Progress, Record, Store,
+    StoreError, Topup, UpstreamId,
 };
 pub use open::OpenError;
 pub use read::{Check, Line, Reader, Stored};
@@ -115,11 +115,11 @@ impl SqliteStore {
     }
 
     fn find_segments(&mut self) -> rusqlite::Result<()> {
-        let live = self.conn.query_row(
-            "SELECT number, rows FROM segment WHERE state = 0",
-            [],
-            |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?)),
-        );
+        let live = self
+            .conn
+            .query_row("SELECT number, rows FROM segment WHERE state = 0", [], |r| {
+                Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?))
+            });
         match live {
             Ok((number, _)) => {
                 self.live = number;

@@ -15,9 +15,7 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file exists and is no SQLite database.
-    #[error(
-        "{0} is not a SQLite database; it was left untouched. Point [store] path at another file"
-    )]
+    #[error("{0} is not a SQLite database; it was left untouched. Point [store] path at another file")]
     NotSqlite(PathBuf),
     /// A SQLite database of another program.
     #[error(
@@ -25,9 +23,7 @@ pub enum OpenError {
     )]
     Foreign(PathBuf),
     /// Written by a newer release.
-    #[error(
-        "{0} was written by a newer release (schema {1}); install that release, or restore a backup"
-    )]
+    #[error("{0} was written by a newer release (schema {1}); install that release, or restore a backup")]
     Newer(PathBuf, i64),
     /// Another daemon has it.
     #[error("{0} is in use by another smsconnect daemon; stop that one first")]

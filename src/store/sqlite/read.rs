@@ -102,11 +102,7 @@ impl Reader {
     /// # Errors
     /// Any [`StoreError`].
     pub fn message(&self, key: MessageKey) -> Result<Option<Stored>, StoreError> {
-        for n in recover::journals(&self.conn)
-            .map_err(fault)?
-            .into_iter()
-            .rev()
-        {
+        for n in recover::journals(&self.conn).map_err(fault)?.into_iter().rev() {
             if let Some(found) = self.in_journal(key, &format!("accepted_{n}"))? {
                 return Ok(Some(found));
             }
@@ -199,7 +195,11 @@ impl Reader {
                     segments: r.get(3)?,
                     price: Money(r.get(4)?),
                     charged: Some(Money(r.get(5)?)),
-                    sent: (upstream != UpstreamId::NONE).then_some((upstream, r.get::<_, i64>(9)? as u64, id)),
+                    sent: (upstream != UpstreamId::NONE).then_some((
+                        upstream,
+                        r.get::<_, i64>(9)? as u64,
+                        id,
+                    )),
                     end: state.map(|s| (s, err, done)),
                 })
             })
@@ -267,10 +267,9 @@ impl Reader {
                 ));
             }
         }
-        check.entries = self
-            .conn
-            .query_row("SELECT COUNT(*) FROM ledger", [], |r| r.get::<_, i64>(0))?
-            as u64;
+        check.entries =
+            self.conn
+                .query_row("SELECT COUNT(*) FROM ledger", [], |r| r.get::<_, i64>(0))? as u64;
         for (account, (count, cost)) in self.messages_cost()? {
             check.messages += count;
             let charged = charges.remove(&account).unwrap_or(0);
@@ -287,8 +286,7 @@ impl Reader {
 
     /// Per account: messages on record and what they have cost so far.
     fn messages_cost(&self) -> rusqlite::Result<std::collections::BTreeMap<u32, (u64, i64)>> {
-        let mut sums: std::collections::BTreeMap<u32, (u64, i64)> =
-            std::collections::BTreeMap::new();
+        let mut sums: std::collections::BTreeMap<u32, (u64, i64)> = std::collections::BTreeMap::new();
         let mut add = |sql: &str| -> rusqlite::Result<()> {
             let mut stmt = self.conn.prepare(sql)?;
             let mut rows = stmt.query([])?;
@@ -353,18 +351,16 @@ pub(super) fn find_topup(
     provider: &str,
     receipt: &str,
 ) -> rusqlite::Result<Option<Topup>> {
-    conn.prepare_cached(
-        "SELECT entry, account, amount, at FROM topup WHERE provider = ?1 AND receipt = ?2",
-    )?
-    .query_row((provider, receipt), |r| {
-        Ok(Topup {
-            entry: r.get::<_, i64>(0)? as u64,
-            account: AccountId(r.get(1)?),
-            amount: Money(r.get(2)?),
-            provider: provider.into(),
-            receipt: receipt.into(),
-            at_ms: r.get::<_, i64>(3)? as u64,
+    conn.prepare_cached("SELECT entry, account, amount, at FROM topup WHERE provider = ?1 AND receipt = ?2")?
+        .query_row((provider, receipt), |r| {
+            Ok(Topup {
+                entry: r.get::<_, i64>(0)? as u64,
+                account: AccountId(r.get(1)?),
+                amount: Money(r.get(2)?),
+                provider: provider.into(),
+                receipt: receipt.into(),
+                at_ms: r.get::<_, i64>(3)? as u64,
+            })
         })
-    })
-    .optional()
+        .optional()
 }

@@ -8,9 +8,7 @@ use crate::domain::message::Message;
 use crate::domain::outcome::{ChargeOn, Final, Wants};
 use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
-use crate::store::{
-    Accepted, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Record, Sent,
-};
+use crate::store::{Accepted, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Record, Sent};
 
 type Out<'a> = &'a mut dyn FnMut(Record<'_>);
 
@@ -39,10 +37,7 @@ fn control(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
     let mut stmt = conn.prepare("SELECT id, name FROM upstream ORDER BY id")?;
     let mut rows = stmt.query([])?;
     while let Some(r) = rows.next()? {
-        out(Record::Upstream(
-            UpstreamId(r.get(0)?),
-            r.get_ref(1)?.as_str()?,
-        ));
+        out(Record::Upstream(UpstreamId(r.get(0)?), r.get_ref(1)?.as_str()?));
     }
     let mut stmt = conn.prepare("SELECT account, balance FROM wallet")?;
     let mut rows = stmt.query([])?;
@@ -77,10 +72,7 @@ fn damaged(what: &str, key: MessageKey) -> StoreError {
 pub(super) fn accepted(r: &Row<'_>) -> Result<Accepted, StoreError> {
     let id = key(r, 0).map_err(fault)?;
     let record = r.get_ref(8).map_err(fault)?;
-    let message = record
-        .as_blob()
-        .ok()
-        .and_then(|b| Message::from_record(b).ok());
+    let message = record.as_blob().ok().and_then(|b| Message::from_record(b).ok());
     let read = || -> rusqlite::Result<Accepted> {
         let terms: u8 = r.get(6)?;
         Ok(Accepted {
@@ -118,8 +110,8 @@ fn carried(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
             out(Record::Sent(&sent(r, [9, 0, 10, 11, 12]).map_err(fault)?));
         }
         if pos(r, 13).map_err(fault)?.0 != 0 {
-            let kind = MarkKind::from_code(r.get(14).map_err(fault)?)
-                .ok_or_else(|| damaged("carried", id))?;
+            let kind =
+                MarkKind::from_code(r.get(14).map_err(fault)?).ok_or_else(|| damaged("carried", id))?;
             out(Record::Mark(
                 &mark(r, kind, [13, 0, 18, 15, 16, 17]).map_err(fault)?,
             ));
@@ -191,8 +183,7 @@ fn journal(conn: &Connection, n: i64, out: Out<'_>) -> Result<(), StoreError> {
     let mut rows = stmt.query([]).map_err(fault)?;
     while let Some(r) = rows.next().map_err(fault)? {
         let id = key(r, 1).map_err(fault)?;
-        let kind =
-            MarkKind::from_code(r.get(2).map_err(fault)?).ok_or_else(|| damaged("mark", id))?;
+        let kind = MarkKind::from_code(r.get(2).map_err(fault)?).ok_or_else(|| damaged("mark", id))?;
         let mut row = mark(r, kind, [0, 1, 3, 4, 5, 6]).map_err(fault)?;
         row.flags = r.get(7).map_err(fault)?;
         out(Record::Mark(&row));
@@ -203,18 +194,15 @@ fn journal(conn: &Connection, n: i64, out: Out<'_>) -> Result<(), StoreError> {
     let mut rows = stmt.query([]).map_err(fault)?;
     while let Some(r) = rows.next().map_err(fault)? {
         let id = key(r, 1).map_err(fault)?;
-        let row = finished(r)
-            .map_err(fault)?
-            .ok_or_else(|| damaged("final", id))?;
+        let row = finished(r).map_err(fault)?.ok_or_else(|| damaged("final", id))?;
         out(Record::Finished(&row));
     }
     Ok(())
 }
 
 fn waiting(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
-    let mut stmt = conn.prepare(
-        "SELECT pos, upstream, smsc_id, number, state, err, at FROM parked ORDER BY pos",
-    )?;
+    let mut stmt =
+        conn.prepare("SELECT pos, upstream, smsc_id, number, state, err, at FROM parked ORDER BY pos")?;
     let mut rows = stmt.query([])?;
     while let Some(r) = rows.next()? {
         out(Record::Parked(Parked {
@@ -227,8 +215,7 @@ fn waiting(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
             at_ms: ms(r, 6)?,
         }));
     }
-    let mut stmt =
-        conn.prepare("SELECT account, COUNT(*) FROM outbox WHERE parked = 0 GROUP BY account")?;
+    let mut stmt = conn.prepare("SELECT account, COUNT(*) FROM outbox WHERE parked = 0 GROUP BY account")?;
     let mut rows = stmt.query([])?;
     while let Some(r) = rows.next()? {
         out(Record::Outbox(AccountId(r.get(0)?), ms(r, 1)?));

@@ -85,11 +85,9 @@ CREATE TABLE IF NOT EXISTS closed_account_{segment}(
 
 /// Opens a new live segment; its number is one above the highest so far.
 pub fn open_segment(conn: &Connection, now_ms: u64) -> rusqlite::Result<i64> {
-    let number: i64 = conn.query_row(
-        "SELECT COALESCE(MAX(number), 0) + 1 FROM segment",
-        [],
-        |r| r.get(0),
-    )?;
+    let number: i64 = conn.query_row("SELECT COALESCE(MAX(number), 0) + 1 FROM segment", [], |r| {
+        r.get(0)
+    })?;
     conn.execute_batch(&journal_tables(number))?;
     conn.execute(
         "INSERT INTO segment VALUES(?1, 0, ?2, 0, 0, 0, 0)",
@@ -104,10 +102,7 @@ pub fn open_segment(conn: &Connection, now_ms: u64) -> rusqlite::Result<i64> {
 /// The SQL error, or `Ok(false)` for a newer version (nothing is changed).
 pub fn migrate(conn: &mut Connection) -> rusqlite::Result<bool> {
     let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
-    let Some(missing) = usize::try_from(version)
-        .ok()
-        .and_then(|v| MIGRATIONS.get(v..))
-    else {
+    let Some(missing) = usize::try_from(version).ok().and_then(|v| MIGRATIONS.get(v..)) else {
         return Ok(false);
     };
     if missing.is_empty() {

@@ -39,11 +39,7 @@ enum Stage {
     Dropping,
 }
 
-pub(super) fn maintain(
-    store: &mut SqliteStore,
-    _fence: Fence,
-    now_ms: u64,
-) -> Result<Progress, StoreError> {
+pub(super) fn maintain(store: &mut SqliteStore, _fence: Fence, now_ms: u64) -> Result<Progress, StoreError> {
     if store.sealing.is_none() {
         match store.waiting.first() {
             Some((number, _)) => store.sealing = Some(begin(&store.conn, *number).map_err(fault)?),
@@ -94,10 +90,9 @@ fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
     let sent = pairs(format!("SELECT key, pos FROM sent_{number} ORDER BY pos"))?
         .into_iter()
         .collect();
-    let mut marks: HashMap<u64, u64> =
-        pairs(format!("SELECT key, pos FROM mark_{number} ORDER BY pos"))?
-            .into_iter()
-            .collect();
+    let mut marks: HashMap<u64, u64> = pairs(format!("SELECT key, pos FROM mark_{number} ORDER BY pos"))?
+        .into_iter()
+        .collect();
     for (key, _) in &finals {
         marks.remove(&key.0);
     }
@@ -192,10 +187,7 @@ fn origin(
     let n = job.number;
     let mut from_carried = None;
     let mut row = None;
-    for (table, carried) in [
-        (format!("accepted_{n}"), false),
-        ("carried".to_string(), true),
-    ] {
+    for (table, carried) in [(format!("accepted_{n}"), false), ("carried".to_string(), true)] {
         let mut stmt = tx
             .prepare_cached(&format!("SELECT * FROM {table} WHERE key = ?1"))
             .map_err(fault)?;

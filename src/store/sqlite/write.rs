@@ -124,13 +124,7 @@ fn rows(conn: &Connection, live: i64, batch: &Batch) -> rusqlite::Result<()> {
     )?;
     insert(conn, &format!("sent_{live}"), 5, &batch.sent, bind_sent)?;
     insert(conn, &format!("mark_{live}"), 8, &batch.marks, bind_mark)?;
-    insert(
-        conn,
-        &format!("final_{live}"),
-        8,
-        &batch.finished,
-        bind_finished,
-    )?;
+    insert(conn, &format!("final_{live}"), 8, &batch.finished, bind_finished)?;
     postings(conn, batch)?;
     few(conn, batch)
 }

@@ -12,8 +12,8 @@ use super::{LoadError, LoadOptions, Shared};
 use crate::clock;
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
 use crate::smpp::{
-    self, Address, Bind, CommandId, CommandStatus, MAX_PDU_DEFAULT, MessageIdResp, Npi,
-    RegisteredDelivery, ShortMessage, Tag, Ton,
+    self, Address, Bind, CommandId, CommandStatus, MAX_PDU_DEFAULT, MessageIdResp, Npi, RegisteredDelivery,
+    ShortMessage, Tag, Ton,
 };
 use crate::wire::{Connection, Read};
 
@@ -75,9 +75,7 @@ pub(super) async fn bind(address: SocketAddr, options: &LoadOptions) -> Result<B
                 };
                 outcome = match session.receive(&pdu, now, out) {
                     Event::Bound => Some(Ok(())),
-                    Event::Closed(Cause::BindRefused(status)) => {
-                        Some(Err(refused(status.to_string())))
-                    }
+                    Event::Closed(Cause::BindRefused(status)) => Some(Err(refused(status.to_string()))),
                     _ => None,
                 };
                 pdu.bytes.len()
@@ -117,8 +115,7 @@ pub(super) async fn run(address: SocketAddr, mut bound: Bound, shared: Arc<Share
             return;
         }
         bound = loop {
-            if shared.stop.is_cancelled()
-                || (shared.exhausted(clock::mono_us()) && !shared.options.receipts)
+            if shared.stop.is_cancelled() || (shared.exhausted(clock::mono_us()) && !shared.options.receipts)
             {
                 return;
             }
@@ -227,21 +224,15 @@ impl Link {
             return true;
         }
         let (missing, last) = {
-            let tally = self
-                .shared
-                .tally
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let complete =
-                tally.answered + tally.unanswered >= self.shared.taken.load(Ordering::Acquire);
+            let tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            let complete = tally.answered + tally.unanswered >= self.shared.taken.load(Ordering::Acquire);
             (
                 tally.missing > 0 || !complete,
                 tally.last_receipt_us.max(tally.last_response_us),
             )
         };
         !missing
-            || clock::mono_us().saturating_sub(last)
-                > self.shared.options.receipt_wait.as_micros() as u64
+            || clock::mono_us().saturating_sub(last) > self.shared.options.receipt_wait.as_micros() as u64
     }
 
     fn send(&mut self, bound: &mut Bound, now: u64, now_us: u64) {
@@ -284,10 +275,7 @@ impl Link {
             taken += pdu.bytes.len();
             match session.receive(&pdu, now, out) {
                 Event::Response {
-                    ticket,
-                    status,
-                    body,
-                    ..
+                    ticket, status, body, ..
                 } => {
                     let again = matches!(
                         status,
@@ -303,9 +291,7 @@ impl Link {
                     if let (Some(to), Some(from)) = (short.get_mut(..n), id.get(..n)) {
                         to.copy_from_slice(from);
                     }
-                    self.events
-                        .responses
-                        .push((status.0, ticket, short, n as u8));
+                    self.events.responses.push((status.0, ticket, short, n as u8));
                 }
                 Event::Request(id, sequence, body) => self.delivery(id, sequence, body),
                 _ => {}
@@ -344,15 +330,9 @@ impl Link {
         }
         let now_us = clock::mono_us();
         let p = &self.shared.progress;
-        let mut tally = self
-            .shared
-            .tally
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        p.answered
-            .fetch_add(e.responses.len() as u64, Ordering::Relaxed);
-        p.receipts
-            .fetch_add(e.receipts.len() as u64, Ordering::Relaxed);
+        let mut tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        p.answered.fetch_add(e.responses.len() as u64, Ordering::Relaxed);
+        p.receipts.fetch_add(e.receipts.len() as u64, Ordering::Relaxed);
         let before = tally.accepted;
         for (status, ticket, id, n) in e.responses.drain(..) {
             let dest = self.template.destination(ticket.n);
@@ -364,8 +344,7 @@ impl Link {
                 now_us,
             );
         }
-        p.accepted
-            .fetch_add(tally.accepted - before, Ordering::Relaxed);
+        p.accepted.fetch_add(tally.accepted - before, Ordering::Relaxed);
         for (id, state) in e.receipts.drain(..) {
             tally.receipt(&id, state, now_us);
         }

@@ -72,7 +72,8 @@ impl Default for LoadOptions {
             receipt_wait: Duration::from_secs(10),
             source: "LOAD".into(),
             destination_prefix: "25471".into(),
-            text: "Message {n}: the quick brown fox jumps over the lazy dog, and then once more for length.".into(),
+            text: "Message {n}: the quick brown fox jumps over the lazy dog, and then once more for length."
+                .into(),
             reconnect: false,
             retry_refused: false,
             ids_log: None,
@@ -139,13 +140,11 @@ impl Shared {
             limit = limit.min((elapsed as f64 * rate / 1e6) as u64 + 1);
         }
         let mut first = 0;
-        let taken = self
-            .taken
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                first = n;
-                let more = limit.saturating_sub(n).min(max as u64);
-                (more > 0).then_some(n + more)
-            });
+        let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+            first = n;
+            let more = limit.saturating_sub(n).min(max as u64);
+            (more > 0).then_some(n + more)
+        });
         match taken {
             Ok(before) => (before, limit.saturating_sub(before).min(max as u64)),
             Err(_) => (first, 0),
@@ -164,8 +163,7 @@ impl Shared {
     pub fn exhausted(&self, now_us: u64) -> bool {
         let o = &self.options;
         self.stop.is_cancelled()
-            || o.count
-                .is_some_and(|c| self.taken.load(Ordering::Acquire) >= c)
+            || o.count.is_some_and(|c| self.taken.load(Ordering::Acquire) >= c)
             || o.duration
                 .is_some_and(|d| now_us.saturating_sub(self.start_us) >= d.as_micros() as u64)
     }
@@ -192,10 +190,7 @@ pub async fn run(
     let progress = progress.unwrap_or_default();
     let mut links = Vec::new();
     for i in 0..options.binds {
-        let address = options
-            .connect
-            .get(i as usize % options.connect.len())
-            .copied();
+        let address = options.connect.get(i as usize % options.connect.len()).copied();
         let address = address.ok_or(LoadError::Options("give at least one address"))?;
         links.push((address, connection::bind(address, &options).await?));
     }

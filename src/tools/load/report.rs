@@ -136,10 +136,7 @@ pub(crate) fn thousands(n: u64) -> String {
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: String| writeln!(f, "{name:<22}{value}");
-        line(
-            "binds x window",
-            format!("{} x {}", self.binds, self.window),
-        )?;
+        line("binds x window", format!("{} x {}", self.binds, self.window))?;
         line("sent", thousands(self.sent))?;
         line("accepted", thousands(self.accepted))?;
         for (status, n) in self.statuses.iter().filter(|(s, _)| *s != "ESME_ROK") {

@@ -14,8 +14,7 @@ use super::{LoadError, LoadOptions};
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 3_600_000_000, 3).unwrap_or_else(|_| {
         // The bounds are constants that the crate accepts; an auto-sizing one stands in for the type's sake.
-        Histogram::new(3)
-            .unwrap_or_else(|_| unreachable!("three digits are within the crate's range"))
+        Histogram::new(3).unwrap_or_else(|_| unreachable!("three digits are within the crate's range"))
     })
 }
 
@@ -194,11 +193,7 @@ impl Tally {
         if let Some(file) = self.ids_log.as_mut().filter(|_| !self.lines.0.is_empty()) {
             let _written = file.write_all(&self.lines.0);
         }
-        if let Some(file) = self
-            .receipts_log
-            .as_mut()
-            .filter(|_| !self.lines.1.is_empty())
-        {
+        if let Some(file) = self.receipts_log.as_mut().filter(|_| !self.lines.1.is_empty()) {
             let _written = file.write_all(&self.lines.1);
         }
         self.lines.0.clear();
@@ -207,8 +202,7 @@ impl Tally {
 
     /// (without a receipt, with more than one, receipts for ids never answered).
     pub fn exactly_once(&self) -> (u64, u64, u64) {
-        let count =
-            |which: fn(&Track) -> bool| self.ids.values().filter(|t| which(t)).count() as u64;
+        let count = |which: fn(&Track) -> bool| self.ids.values().filter(|t| which(t)).count() as u64;
         (
             count(|t| t.answered && t.receipts == 0),
             count(|t| t.answered && t.receipts > 1),

@@ -13,8 +13,8 @@ use super::{IdFormat, ReceiptForm, Received, Shared, lock};
 use crate::clock;
 use crate::session::{BindKind, Event, Role, Session, State, Timers, response_to};
 use crate::smpp::{
-    self, Address, BindResp, CommandId, CommandStatus, EsmClass, MAX_PDU_DEFAULT, MessageState,
-    Npi, ReceiptText, ShortMessage, Tag, Tlvs, Ton,
+    self, Address, BindResp, CommandId, CommandStatus, EsmClass, MAX_PDU_DEFAULT, MessageState, Npi,
+    ReceiptText, ShortMessage, Tag, Tlvs, Ton,
 };
 use crate::wire::{Connection, Read};
 
@@ -60,7 +60,7 @@ enum Fate {
 
 struct Link {
     shared: Arc<Shared>,
-    session: Session<bool>,
+    session: Session<Delivery>,
     random: Random,
     /// Responses that wait for their time: (due, PDU).
     late: VecDeque<(u64, Vec<u8>)>,
@@ -104,7 +104,9 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         link.shared.counters.binds.fetch_sub(1, Ordering::Relaxed);
     }
     // What a receiver did not get goes to another one.
-    let left: Vec<Delivery> = link.due.drain(..).map(|(_, d)| d).collect();
+    // Unanswered ones too: an SMSC delivers again what was not answered.
+    let mut left: Vec<Delivery> = link.session.abandon().collect();
+    left.extend(link.due.drain(..).map(|(_, d)| d));
     if !left.is_empty() {
         lock(&link.shared.mail.queue).extend(left);
         link.shared.mail.ready.notify_one();
@@ -149,10 +151,7 @@ impl Link {
             self.session.timeout(now, &mut conn.out, drop);
             self.send_due(&mut conn.out, now);
             self.write_log();
-            if conn.flush().is_err()
-                || self.close
-                || matches!(self.session.state(), State::Closed(_))
-            {
+            if conn.flush().is_err() || self.close || matches!(self.session.state(), State::Closed(_)) {
                 return;
             }
         }
@@ -168,8 +167,7 @@ impl Link {
     fn consume(&mut self, out: &mut Vec<u8>, octets: &[u8], now: u64) -> usize {
         let mut taken = 0;
         while !self.close {
-            let Ok(Some(pdu)) = smpp::cut(octets.get(taken..).unwrap_or(&[]), MAX_PDU_DEFAULT)
-            else {
+            let Ok(Some(pdu)) = smpp::cut(octets.get(taken..).unwrap_or(&[]), MAX_PDU_DEFAULT) else {
                 break;
             };
             taken += pdu.bytes.len();
@@ -183,23 +181,14 @@ impl Link {
                         .system_id
                         .as_ref()
                         .is_none_or(|s| s.as_bytes() == bind.system_id)
-                        && o.password
-                            .as_ref()
-                            .is_none_or(|p| p.as_bytes() == bind.password);
+                        && o.password.as_ref().is_none_or(|p| p.as_bytes() == bind.password);
                     self.bind(kind, known, out, now);
                 }
-                Event::Request(CommandId::SUBMIT_SM, sequence, body) => {
-                    self.submit(sequence, body, out, now)
-                }
+                Event::Request(CommandId::SUBMIT_SM, sequence, body) => self.submit(sequence, body, out, now),
                 Event::Request(id, sequence, _) => {
-                    smpp::put_header_only(
-                        out,
-                        response_to(id),
-                        CommandStatus::ESME_RINVCMDID,
-                        sequence,
-                    );
+                    smpp::put_header_only(out, response_to(id), CommandStatus::ESME_RINVCMDID, sequence);
                 }
-                Event::Response { ticket, status, .. } => self.answered(ticket, status),
+                Event::Response { ticket, status, .. } => self.answered(&ticket, status),
                 _ => {}
             }
         }
@@ -227,7 +216,8 @@ impl Link {
         }
     }
 
-    fn answered(&self, receipt: bool, status: CommandStatus) {
+    fn answered(&self, delivery: &Delivery, status: CommandStatus) {
+        let receipt = delivery.receipt;
         let c = &self.shared.counters;
         let counter = match (receipt, status == CommandStatus::ESME_ROK) {
             (true, true) => &c.receipts_acked,
@@ -284,8 +274,8 @@ impl Link {
                 c.dropped.fetch_add(1, Ordering::Relaxed);
             }
             Fate::Refuse(status) => {
-                let throttled = status == CommandStatus::ESME_RTHROTTLED
-                    || status == CommandStatus::ESME_RMSGQFUL;
+                let throttled =
+                    status == CommandStatus::ESME_RTHROTTLED || status == CommandStatus::ESME_RMSGQFUL;
                 if throttled { &c.throttled } else { &c.rejected }.fetch_add(1, Ordering::Relaxed);
                 self.respond(sequence, status, b"", out, now);
             }
@@ -335,33 +325,14 @@ impl Link {
         }
         self.respond(sequence, CommandStatus::ESME_ROK, given.get(), out, now);
         if wanted && !first {
-            self.receipt(
-                later.get(),
-                sm,
-                out,
-                now,
-                o.resp_delay_ms + o.receipt_delay_ms,
-            );
+            self.receipt(later.get(), sm, out, now, o.resp_delay_ms + o.receipt_delay_ms);
         }
         if wanted && self.random.hits(o.receipt_dup_rate) {
-            self.receipt(
-                later.get(),
-                sm,
-                out,
-                now,
-                o.resp_delay_ms + o.receipt_delay_ms,
-            );
+            self.receipt(later.get(), sm, out, now, o.resp_delay_ms + o.receipt_delay_ms);
         }
     }
 
-    fn respond(
-        &mut self,
-        sequence: u32,
-        status: CommandStatus,
-        id: &[u8],
-        out: &mut Vec<u8>,
-        now: u64,
-    ) {
+    fn respond(&mut self, sequence: u32, status: CommandStatus, id: &[u8], out: &mut Vec<u8>, now: u64) {
         let delay = self.shared.options.resp_delay_ms;
         if delay == 0 {
             smpp::put_message_id_resp(out, CommandId::SUBMIT_SM_RESP, status, sequence, id);
@@ -372,14 +343,7 @@ impl Link {
         }
     }
 
-    fn receipt(
-        &mut self,
-        id: &[u8],
-        original: &ShortMessage<'_>,
-        out: &mut Vec<u8>,
-        now: u64,
-        delay: u64,
-    ) {
+    fn receipt(&mut self, id: &[u8], original: &ShortMessage<'_>, out: &mut Vec<u8>, now: u64, delay: u64) {
         let shared = Arc::clone(&self.shared);
         let o = &shared.options;
         let state = if self.random.hits(o.undeliv_rate) {
@@ -422,10 +386,7 @@ impl Link {
         };
         let receives = self.session.bound().is_some_and(BindKind::receives);
         if receives && delay == 0 && self.due.is_empty() && self.session.free() > 0 {
-            if let Ok(sequence) = self.session.request(true, now) {
-                smpp::put_short_message(out, CommandId::DELIVER_SM, sequence, &sm);
-                shared.counters.receipts.fetch_add(1, Ordering::Relaxed);
-            }
+            self.deliver(Delivery::of(&sm, true), out, now);
         } else if receives {
             self.due.push_back((now + delay, Delivery::of(&sm, true)));
         } else {
@@ -446,20 +407,30 @@ impl Link {
             self.due.extend(mail.into_iter().map(|d| (now, d)));
         }
         while self.session.free() > 0 {
-            let Some((_, mut delivery)) = self.due.pop_front_if(|(due, _)| *due <= now) else {
+            let Some((_, delivery)) = self.due.pop_front_if(|(due, _)| *due <= now) else {
                 break;
             };
-            if let Ok(sequence) = self.session.request(delivery.receipt, now) {
-                if let Some(slot) = delivery.pdu.get_mut(12..16) {
+            self.deliver(delivery, out, now);
+        }
+    }
+
+    /// Sends a delivery, which is kept until it is answered.
+    fn deliver(&mut self, delivery: Delivery, out: &mut Vec<u8>, now: u64) {
+        let receipt = delivery.receipt;
+        let start = out.len();
+        out.extend_from_slice(&delivery.pdu);
+        match self.session.request(delivery, now) {
+            Ok(sequence) => {
+                if let Some(slot) = out.get_mut(start + 12..start + 16) {
                     slot.copy_from_slice(&sequence.to_be_bytes());
                 }
-                out.extend_from_slice(&delivery.pdu);
-                if delivery.receipt {
-                    self.shared
-                        .counters
-                        .receipts
-                        .fetch_add(1, Ordering::Relaxed);
+                if receipt {
+                    self.shared.counters.receipts.fetch_add(1, Ordering::Relaxed);
                 }
+            }
+            Err(delivery) => {
+                out.truncate(start);
+                self.due.push_front((now, delivery));
             }
         }
     }

@@ -243,10 +243,7 @@ impl Smsc {
         let addr = listener.local_addr()?;
         let log = match &options.accept_log {
             Some(path) => Some(Mutex::new(
-                std::fs::OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)?,
+                std::fs::OpenOptions::new().create(true).append(true).open(path)?,
             )),
             None => None,
         };
@@ -265,11 +262,7 @@ impl Smsc {
         });
         let tasks = TaskTracker::new();
         tasks.spawn(accept(listener, Arc::clone(&shared), tasks.clone()));
-        Ok(Smsc {
-            shared,
-            addr,
-            tasks,
-        })
+        Ok(Smsc { shared, addr, tasks })
     }
 
     /// Where it listens.

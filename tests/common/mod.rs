@@ -1,0 +1,386 @@
+//! What the tests over real sockets share: a gateway in this process, a simulator SMSC, a scripted SMPP peer, an admin client.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests; each test binary uses a part"
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use smsconnect::config::{self, Config, Secret};
+use smsconnect::daemon::Running;
+use smsconnect::money::Money;
+use smsconnect::smpp::{
+    self, Address, Bind, CommandId, CommandStatus, Npi, RegisteredDelivery, ShortMessage, Ton,
+};
+use smsconnect::tools::smsc::{Smsc, SmscOptions};
+
+pub const PASSWORD: &str = "secret1";
+pub const WAIT: Duration = Duration::from_secs(20);
+
+/// A config on loopback with one upstream and one price of 0.80.
+pub fn config(dir: &Path, smsc: SocketAddr) -> Config {
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut c = Config {
+        dir: dir.into(),
+        ..Config::default()
+    };
+    c.customer.listen = vec![loopback];
+    c.numbering.country_code = "254".into();
+    c.store.path = dir.join("gateway.db");
+    c.store.free_min_bytes = 0;
+    c.admin.socket = dir.join("admin.sock");
+    c.metrics.listen = Some(loopback);
+    c.log.level = "warn".into();
+    c.upstream = vec![upstream("sim", smsc)];
+    c.route = vec![config::Route {
+        name: "kenya".into(),
+        prefix: vec!["254".into()],
+        to: vec!["sim".into()],
+        ..Default::default()
+    }];
+    c.tariff = vec![tariff("standard", config::ChargeOn::Submitted)];
+    c
+}
+
+pub fn upstream(name: &str, address: SocketAddr) -> config::Upstream {
+    config::Upstream {
+        name: name.into(),
+        address: vec![address.to_string()],
+        password: Some(Secret("x".into())),
+        binds: 1,
+        reconnect_min_ms: 20,
+        reconnect_max_ms: 100,
+        retry_min_ms: 20,
+        retry_max_ms: 100,
+        ..config::Upstream::default()
+    }
+}
+
+pub fn tariff(name: &str, charge_on: config::ChargeOn) -> config::Tariff {
+    config::Tariff {
+        name: name.into(),
+        currency: "KES".into(),
+        charge_on,
+        price: vec![config::Price {
+            prefix: "254".into(),
+            price: Money(800_000),
+        }],
+        ..Default::default()
+    }
+}
+
+/// A gateway, its simulator and a runtime for both.
+pub struct World {
+    pub runtime: tokio::runtime::Runtime,
+    pub dir: tempfile::TempDir,
+    pub config: Config,
+    pub smsc: Smsc,
+    pub running: Option<Running>,
+}
+
+impl World {
+    pub fn new() -> World {
+        World::with(SmscOptions::default(), |_| {})
+    }
+
+    pub fn with(options: SmscOptions, change: impl FnOnce(&mut Config)) -> World {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let options = SmscOptions {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            record: true,
+            ..options
+        };
+        let smsc = runtime.block_on(Smsc::start(options)).unwrap();
+        let mut config = config(dir.path(), smsc.addr());
+        change(&mut config);
+        let mut world = World {
+            runtime,
+            dir,
+            config,
+            smsc,
+            running: None,
+        };
+        world.start();
+        world
+    }
+
+    pub fn start(&mut self) {
+        self.running = Some(
+            self.runtime
+                .block_on(async { smsconnect::daemon::start(&self.config) })
+                .unwrap(),
+        );
+    }
+
+    pub fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            self.runtime.block_on(running.stop());
+        }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.running.as_ref().unwrap().customer[0]
+    }
+
+    pub fn admin(&self, method: &str, params: Value) -> Result<Value, String> {
+        admin(&self.config.admin.socket, method, params)
+    }
+
+    /// An account with money.
+    pub fn account(&self, name: &str, balance: &str, extra: Value) {
+        let mut account = json!({"name": name, "system_id": name, "password": PASSWORD});
+        account
+            .as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().cloned().unwrap_or_default());
+        self.admin("account.create", account).unwrap();
+        if balance != "0" {
+            let topup = json!({"account": name, "amount": balance, "provider": "bank", "receipt": format!("T-{name}")});
+            self.admin("wallet.topup", topup).unwrap();
+        }
+    }
+
+    pub fn bound(&self, system_id: &str) -> Peer {
+        self.bound_as(CommandId::BIND_TRANSCEIVER, system_id)
+    }
+
+    pub fn bound_as(&self, id: CommandId, system_id: &str) -> Peer {
+        let mut peer = Peer::connect(self.addr());
+        assert_eq!(peer.bind(id, system_id, PASSWORD), CommandStatus::ESME_ROK);
+        peer
+    }
+
+    pub fn wallet(&self, account: &str) -> (String, String) {
+        let w = self.admin("wallet.show", json!({"account": account})).unwrap();
+        (
+            w["balance"].as_str().unwrap().into(),
+            w["held"].as_str().unwrap().into(),
+        )
+    }
+
+    /// The ledger, the wallets and the messages agree.
+    pub fn reconciles(&self) {
+        let check = self.admin("wallet.check", json!({})).unwrap();
+        assert_eq!(check["ok"], true, "{check}");
+    }
+
+    pub fn up(&self, n: u64) {
+        eventually("the upstream is bound", || self.smsc.stats().binds >= n);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Waits for a condition that other threads bring about.
+pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < WAIT, "not within {WAIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn admin(socket: &PathBuf, method: &str, params: Value) -> Result<Value, String> {
+    let mut stream = UnixStream::connect(socket).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    writeln!(
+        stream,
+        "{}",
+        json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    )
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .map_err(|e| e.to_string())?;
+    let answer: Value = serde_json::from_str(&line).map_err(|e| e.to_string())?;
+    match answer.get("error") {
+        Some(e) => Err(e["data"]["code"].as_str().unwrap_or("").to_string()),
+        None => Ok(answer["result"].clone()),
+    }
+}
+
+/// One PDU as it came.
+#[derive(Debug, Clone)]
+pub struct Got {
+    pub id: CommandId,
+    pub status: CommandStatus,
+    pub sequence: u32,
+    pub body: Vec<u8>,
+}
+
+impl Got {
+    /// The message_id of a response.
+    pub fn message_id(&self) -> String {
+        String::from_utf8(
+            smpp::MessageIdResp::decode(&self.body)
+                .unwrap()
+                .message_id
+                .to_vec(),
+        )
+        .unwrap()
+    }
+
+    pub fn sm(&self) -> ShortMessage<'_> {
+        ShortMessage::decode(&self.body).unwrap()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(self.sm().short_message).into_owned()
+    }
+}
+
+/// A scripted SMPP peer.
+pub struct Peer {
+    pub stream: TcpStream,
+    buf: Vec<u8>,
+    pub sequence: u32,
+}
+
+impl Peer {
+    pub fn connect(addr: SocketAddr) -> Peer {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Peer {
+            stream,
+            buf: Vec::new(),
+            sequence: 0,
+        }
+    }
+
+    pub fn raw(&mut self, octets: &[u8]) {
+        self.stream.write_all(octets).unwrap();
+    }
+
+    /// The next PDU; `None` when the other side has closed.
+    pub fn read(&mut self) -> Option<Got> {
+        loop {
+            if let Some(pdu) = smpp::cut(&self.buf, 100_000).unwrap() {
+                let got = Got {
+                    id: pdu.header.command_id,
+                    status: pdu.header.command_status,
+                    sequence: pdu.header.sequence,
+                    body: pdu.body.to_vec(),
+                };
+                let n = pdu.bytes.len();
+                self.buf.drain(..n);
+                return Some(got);
+            }
+            let mut chunk = [0u8; 4096];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Ok(n) => self.buf.extend_from_slice(&chunk[..n]),
+                Err(e) => panic!("nothing came within {WAIT:?}: {e}"),
+            }
+        }
+    }
+
+    /// The next PDU of one kind; others are put aside unanswered.
+    pub fn expect(&mut self, id: CommandId) -> Got {
+        loop {
+            let got = self.read().unwrap_or_else(|| panic!("closed, wanted {id}"));
+            if got.id == id {
+                return got;
+            }
+        }
+    }
+
+    pub fn bind(&mut self, id: CommandId, system_id: &str, password: &str) -> CommandStatus {
+        self.sequence += 1;
+        let mut out = Vec::new();
+        let start = smpp::begin(&mut out, id, CommandStatus::ESME_ROK, self.sequence);
+        Bind {
+            system_id: system_id.as_bytes(),
+            password: password.as_bytes(),
+            system_type: b"",
+            interface_version: 0x34,
+            addr_ton: Ton(0),
+            addr_npi: Npi(0),
+            address_range: b"",
+        }
+        .encode_body(&mut out);
+        smpp::finish(&mut out, start);
+        self.raw(&out);
+        self.read().unwrap().status
+    }
+
+    pub fn send(&mut self, sm: &ShortMessage<'_>) -> u32 {
+        self.sequence += 1;
+        let mut out = Vec::new();
+        smpp::put_short_message(&mut out, CommandId::SUBMIT_SM, self.sequence, sm);
+        self.raw(&out);
+        self.sequence
+    }
+
+    /// Submits and waits for the response; deliveries that come between are answered and dropped.
+    pub fn submit(&mut self, sm: &ShortMessage<'_>) -> Got {
+        let sequence = self.send(sm);
+        let got = self.expect(CommandId::SUBMIT_SM_RESP);
+        assert_eq!(got.sequence, sequence);
+        got
+    }
+
+    pub fn answer(&mut self, got: &Got, status: CommandStatus) {
+        let mut out = Vec::new();
+        smpp::put_message_id_resp(
+            &mut out,
+            smsconnect::session::response_to(got.id),
+            status,
+            got.sequence,
+            b"",
+        );
+        self.raw(&out);
+    }
+
+    /// The next deliver_sm, answered ESME_ROK.
+    pub fn delivery(&mut self) -> Got {
+        let got = self.expect(CommandId::DELIVER_SM);
+        self.answer(&got, CommandStatus::ESME_ROK);
+        got
+    }
+
+    pub fn header(&mut self, id: CommandId) {
+        self.sequence += 1;
+        let mut out = Vec::new();
+        smpp::put_header_only(&mut out, id, CommandStatus::ESME_ROK, self.sequence);
+        self.raw(&out);
+    }
+}
+
+/// An ordinary message with a receipt asked for.
+pub fn message(text: &[u8]) -> ShortMessage<'_> {
+    ShortMessage {
+        source: Address {
+            ton: Ton(5),
+            npi: Npi(0),
+            addr: b"ACME",
+        },
+        dest: Address {
+            ton: Ton(1),
+            npi: Npi(1),
+            addr: b"254712345678",
+        },
+        registered_delivery: RegisteredDelivery(1),
+        short_message: text,
+        ..ShortMessage::default()
+    }
+}

@@ -1,0 +1,198 @@
+//! kill -9 under load, for real: a child process, a simulator, a load that reconnects; then the customer's accepted ids, what the
+//! SMSC received, and the ledger are compared.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod common;
+
+use std::collections::{HashMap, HashSet};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use smsconnect::tools::load::{self, LoadOptions};
+use smsconnect::tools::smsc::{Smsc, SmscOptions};
+use tokio_util::sync::CancellationToken;
+
+const BINDS: u32 = 2;
+const WINDOW: usize = 100;
+const UPSTREAM_WINDOW: usize = 100;
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn write_config(dir: &Path, port: u16, smsc: SocketAddr) {
+    let text = format!(
+        r#"
+[customer]
+listen = ["127.0.0.1:{port}"]
+[numbering]
+country_code = "254"
+[store]
+path = "gateway.db"
+free_min_bytes = 0
+segment_messages = 5000
+[admin]
+socket = "admin.sock"
+[metrics]
+listen = ""
+[log]
+level = "warn"
+[[upstream]]
+name = "sim"
+address = "{smsc}"
+password = "x"
+binds = 2
+window = {UPSTREAM_WINDOW}
+reconnect_min_ms = 20
+reconnect_max_ms = 100
+[[route]]
+name = "all"
+to = ["sim"]
+[[tariff]]
+name = "standard"
+currency = "KES"
+[[tariff.price]]
+prefix = "254"
+price = "0.80"
+"#
+    );
+    std::fs::write(dir.join("c.toml"), text).unwrap();
+}
+
+fn serve(dir: &Path, port: u16) -> Child {
+    let child = Command::new(env!("CARGO_BIN_EXE_smsconnect"))
+        .args(["serve", "--config"])
+        .arg(dir.join("c.toml"))
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    common::eventually("the daemon listens", || {
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    common::eventually("the admin socket answers", || {
+        common::admin(&dir.join("admin.sock"), "stats.show", json!({})).is_ok()
+    });
+    child
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
+    let rounds: u64 = std::env::var("CRASH_ROUNDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(4);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = SmscOptions {
+        listen,
+        record: true,
+        receipt_delay_ms: 5,
+        ..SmscOptions::default()
+    };
+    let smsc = runtime.block_on(Smsc::start(options)).unwrap();
+    write_config(dir.path(), port, smsc.addr());
+    let socket = dir.path().join("admin.sock");
+    let mut child = serve(dir.path(), port);
+    common::admin(
+        &socket,
+        "account.create",
+        json!({"name": "acme", "system_id": "acme", "password": "secret1"}),
+    )
+    .unwrap();
+    let topup = json!({"account": "acme", "amount": "10000000.00", "provider": "bank", "receipt": "T1"});
+    common::admin(&socket, "wallet.topup", topup.clone()).unwrap();
+
+    let ids_log = dir.path().join("ids");
+    let stop = CancellationToken::new();
+    let load = LoadOptions {
+        connect: vec![SocketAddr::from(([127, 0, 0, 1], port))],
+        system_id: "acme".into(),
+        password: "secret1".into(),
+        binds: BINDS,
+        window: WINDOW,
+        rate: Some(5_000.0),
+        duration: Some(Duration::from_millis(800 * (rounds + 1))),
+        reconnect: true,
+        ids_log: Some(ids_log.clone()),
+        receipt_wait: Duration::from_secs(5),
+        text: "crash {n} test".into(),
+        ..LoadOptions::default()
+    };
+    let running = runtime.spawn(load::run(load, None, stop.clone()));
+    for round in 0..rounds {
+        // Not a wait for a condition: the moment of the kill is meant to be arbitrary.
+        std::thread::sleep(Duration::from_millis(350 + round * 97 % 400));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        child = serve(dir.path(), port);
+    }
+    let report = runtime.block_on(running).unwrap().unwrap();
+    common::eventually("every message is final", || {
+        let stats = common::admin(&socket, "stats.show", json!({})).unwrap();
+        stats["open"] == 0
+    });
+
+    // Every id answered ESME_ROK was received by the SMSC and got its receipt (perhaps more than once, never none).
+    assert_eq!(report.missing, 0, "{report}");
+    assert!(report.accepted > 500 * rounds, "{report}");
+    let mut times: HashMap<Vec<u8>, u32> = HashMap::new();
+    for received in smsc.log() {
+        *times.entry(received.dest).or_default() += 1;
+    }
+    let ids = std::fs::read_to_string(&ids_log).unwrap();
+    let mut seen = HashSet::new();
+    for line in ids.lines() {
+        let (id, dest) = line.split_once('\t').unwrap();
+        assert!(seen.insert(id.to_string()), "id {id} was given out twice");
+        assert!(
+            times.contains_key(dest.as_bytes()),
+            "an accepted message never reached the SMSC"
+        );
+    }
+    assert_eq!(seen.len() as u64, report.accepted);
+
+    // Duplicates upstream only for what was in flight at a kill: the windows, and what was sent within one commit.
+    let repeats: u64 = times.values().map(|n| u64::from(n - 1)).sum();
+    let bound = rounds * (2 * UPSTREAM_WINDOW as u64 + 500);
+    assert!(
+        repeats <= bound,
+        "{repeats} duplicates upstream, the bound is {bound}"
+    );
+
+    // Money: what is on record was charged exactly once, accepted or not answered.
+    let check = common::admin(&socket, "wallet.check", json!({})).unwrap();
+    assert_eq!(check["ok"], true, "{check}");
+    let messages = check["messages"].as_u64().unwrap();
+    assert!(
+        messages >= report.accepted && messages <= report.accepted + report.unanswered,
+        "{check} {report}"
+    );
+    assert_eq!(messages, times.len() as u64);
+    let wallet = common::admin(&socket, "wallet.show", json!({"account": "acme"})).unwrap();
+    let balance = smsconnect::money::Money::parse(wallet["balance"].as_str().unwrap()).unwrap();
+    assert_eq!(balance.0, 10_000_000_000_000 - messages as i64 * 800_000);
+    assert_eq!(wallet["held"], "0.00");
+    let again = common::admin(&socket, "wallet.topup", topup).unwrap();
+    assert_eq!(again["duplicate"], true);
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eprintln!(
+        "{rounds} kills: {} accepted, {} unanswered, {repeats} repeated upstream",
+        report.accepted, report.unanswered
+    );
+}
