@@ -125,7 +125,7 @@ fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
         binds: BINDS,
         window: WINDOW,
         rate: Some(5_000.0),
-        duration: Some(Duration::from_millis(800 * (rounds + 1))),
+        duration: Some(Duration::from_millis(2_500 * (rounds + 1))),
         reconnect: true,
         ids_log: Some(ids_log.clone()),
         receipt_wait: Duration::from_secs(5),
@@ -133,9 +133,12 @@ fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
         ..LoadOptions::default()
     };
     let running = runtime.spawn(load::run(load, None, stop.clone()));
+    common::eventually("the load is under way", || {
+        common::admin(&socket, "stats.show", json!({})).is_ok_and(|s| s["accepted"].as_u64() > Some(100))
+    });
     for round in 0..rounds {
         // Not a wait for a condition: the moment of the kill is meant to be arbitrary.
-        std::thread::sleep(Duration::from_millis(350 + round * 97 % 400));
+        std::thread::sleep(Duration::from_millis(1_500 + round * 97 % 400));
         child.kill().unwrap();
         child.wait().unwrap();
         child = serve(dir.path(), port);

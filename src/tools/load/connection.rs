@@ -31,6 +31,8 @@ pub(super) struct Bound {
 
 /// How long a bind may take.
 const BIND: Duration = Duration::from_secs(30);
+/// A submit without an answer for this long is counted unanswered.
+const RESPONSE: Duration = Duration::from_secs(30);
 /// Pause before a broken connection is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -44,7 +46,7 @@ pub(super) async fn bind(address: SocketAddr, options: &LoadOptions) -> Result<B
         bind_ms: BIND.as_millis() as u64,
         enquire_link_ms: 30_000,
         idle_ms: 0,
-        response_ms: 0,
+        response_ms: RESPONSE.as_millis() as u64,
     };
     let now = clock::now_ms();
     let mut conn = Connection::new(stream);
@@ -175,7 +177,15 @@ impl Link {
             if more {
                 self.send(bound, now, now_us);
             }
-            bound.session.timeout(now, &mut bound.conn.out, |_| {});
+            let mut lost = 0;
+            bound.session.timeout(now, &mut bound.conn.out, |_| lost += 1);
+            if lost > 0 {
+                self.shared
+                    .tally
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .unanswered += lost;
+            }
             if bound.conn.flush().is_err() {
                 return false;
             }
