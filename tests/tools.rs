@@ -728,7 +728,9 @@ fn the_window_holds_receipts_back_until_they_are_answered() {
         ..SmscOptions::default()
     });
     let mut peer = rig.bound(CommandId::BIND_TRANSCEIVER);
-    (0..25).for_each(|_| drop(peer.send(&message(b"one"))));
+    for _ in 0..25 {
+        peer.send(&message(b"one"));
+    }
     let (mut responses, mut held) = (0, Vec::new());
     while responses < 25 {
         match peer.read().unwrap() {

@@ -81,7 +81,7 @@ pub(super) fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
         .enable_all()
         .build()
     {
-        Ok(runtime) => runtime.block_on(async move { work.await }),
+        Ok(runtime) => runtime.block_on(work),
         Err(e) => {
             eprintln!("smsconnect: cannot start threads: {e}");
             ExitCode::FAILURE

@@ -6,7 +6,7 @@ mod signals;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -240,7 +240,7 @@ pub fn init_log(config: &Config) {
 
 /// `smsconnect serve`: runs until a signal or `server.drain`, exit code 0 after a clean end.
 #[must_use]
-pub fn serve(config: &Config, path: &PathBuf) -> ExitCode {
+pub fn serve(config: &Config, path: &Path) -> ExitCode {
     init_log(config);
     let runtime = match runtime(config.server.worker_threads) {
         Ok(runtime) => runtime,

@@ -152,10 +152,10 @@ mod tests {
             for (what, price) in steps {
                 match what {
                     0 => if let Ok(h) = w.hold(Money(price)) { open.push(h.into_record()); },
-                    1 => if let Some(p) = open.pop() { w.unhold(p); w.post(Money(-p.0)); },
+                    1 => if let Some(p) = open.pop() { w.unhold(p); w.post(Money(0i64.saturating_sub(p.0))); },
                     _ => if let Some(p) = open.pop() { w.unhold(p); },
                 }
-                prop_assert!(w.balance().0 >= -credit);
+                prop_assert!(w.balance().0.saturating_add(credit) >= 0);
                 prop_assert!(w.available().0 >= 0);
                 prop_assert_eq!(w.held().0, open.iter().map(|m| m.0).sum::<i64>());
             }

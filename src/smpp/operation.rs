@@ -10,7 +10,7 @@ const SRC: CommandStatus = CommandStatus::ESME_RINVSRCADR;
 const DST: CommandStatus = CommandStatus::ESME_RINVDSTADR;
 const TYPE: CommandStatus = CommandStatus::ESME_RINVSERTYP;
 
-fn text<'a>(i: &'a [u8], max: usize) -> Result<(&'a [u8], &'a [u8]), PduError> {
+fn text(i: &[u8], max: usize) -> Result<(&[u8], &[u8]), PduError> {
     let (i, [length]) = all(octets::<1>(i))?;
     match i
         .split_at_checked(usize::from(length))

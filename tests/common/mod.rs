@@ -73,7 +73,6 @@ pub fn tariff(name: &str, charge_on: config::ChargeOn) -> config::Tariff {
             prefix: "254".into(),
             price: Money(800_000),
         }],
-        ..Default::default()
     }
 }
 

@@ -63,11 +63,14 @@ pub struct OpenView {
     pub provisional: Option<Final>,
 }
 
+/// One hand-over of a session: whose, where its answers go, its sequence numbers.
+type Submitted = (Arc<AccountState>, Arc<Mailbox<ToCustomer>>, Vec<u32>);
+
 /// What must not leave before the commit.
 #[derive(Default)]
 struct Pending {
     /// Submits: where the answers go, the customer's sequence numbers, and how many entries of `batch.accepted`.
-    submits: Vec<(Arc<AccountState>, Arc<Mailbox<ToCustomer>>, Vec<u32>)>,
+    submits: Vec<Submitted>,
     /// Lanes for `batch.accepted`, in the same order.
     lanes: Vec<UpstreamId>,
     answers: Vec<(Arc<Mailbox<ToUpstream>>, Vec<ToUpstream>)>,
