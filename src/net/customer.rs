@@ -123,8 +123,11 @@ impl Customer {
             if logic.shared.stop.is_cancelled() && !logic.stopping {
                 logic.stopping = true;
             }
-            if logic.stopping && logic.unanswered == 0 {
-                logic.session.unbind(now, &mut conn.out);
+            if logic.unanswered == 0 {
+                logic.session.owes_nothing(now, &mut conn.out);
+                if logic.stopping {
+                    logic.session.unbind(now, &mut conn.out);
+                }
             }
             if conn.flush().is_err() {
                 return logic.session.close(Cause::PeerClosed);

@@ -539,6 +539,9 @@ impl Served<'_> {
         if self.link.stop.is_cancelled() && (self.session.outstanding() == 0 && self.owed == 0) {
             self.session.unbind(now, &mut conn.out);
         }
+        if self.owed == 0 {
+            self.session.owes_nothing(now, &mut conn.out);
+        }
         if self.session.bound().is_none() {
             self.stop_sending();
         }

@@ -6,6 +6,7 @@
 //!   Open ───────────────────→ Binding ─────────────────────────→ Bound ─────────────→ Unbinding
 //!    │ bind timer                │ refuse() / bind_resp error      │ enquire_link, idle     │ peer closes, or a second passes
 //!    └───────────────────────────┴─────────────→ Closed(cause) ←───┴────────────────────────┘
+//!                            unbind by the peer: Bound → Leaving (until nothing is owed) → Unbinding
 //! ```
 //!
 //! Time is milliseconds on any line that does not go backwards. The machine never reads a clock and never panics on what a

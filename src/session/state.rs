@@ -119,6 +119,9 @@ pub enum State {
     Binding(BindKind, u32),
     /// Bound.
     Bound(BindKind),
+    /// The peer sent unbind with this sequence number: nothing new is taken, and it is answered when the caller owes
+    /// nothing any more, at the latest at this time.
+    Leaving(u32, u64),
     /// unbind was sent or answered; the peer may close until this time.
     Unbinding(u64),
     /// Over.
@@ -181,6 +184,9 @@ pub struct Session<T> {
 
 /// How long a peer may take to close after unbind. Some clients report an error if we close first.
 pub(super) const UNBIND_GRACE_MS: u64 = 1_000;
+/// How long an unbind waits for responses that are still owed: many clients close as soon as it is answered, and would
+/// never learn the ids of their last submits.
+pub(super) const LEAVE_MAX_MS: u64 = 2_000;
 
 impl<T> Session<T> {
     /// A fresh connection at `now_ms`, with a window of `window` requests of ours.
@@ -294,8 +300,19 @@ impl<T> Session<T> {
             let sequence = self.window.push_own(now_ms);
             smpp::put_header_only(out, CommandId::UNBIND, CommandStatus::ESME_ROK, sequence);
             self.state = State::Unbinding(now_ms + UNBIND_GRACE_MS);
-        } else if !matches!(self.state, State::Closed(_) | State::Unbinding(_)) {
+        } else if !matches!(
+            self.state,
+            State::Closed(_) | State::Unbinding(_) | State::Leaving(..)
+        ) {
             self.state = State::Closed(Cause::Local);
+        }
+    }
+
+    /// The caller owes the peer no response: if the peer wants to leave, its unbind is answered now.
+    pub fn owes_nothing(&mut self, now_ms: u64, out: &mut Vec<u8>) {
+        if let State::Leaving(sequence, _) = self.state {
+            smpp::put_header_only(out, CommandId::UNBIND_RESP, CommandStatus::ESME_ROK, sequence);
+            self.state = State::Unbinding(now_ms + UNBIND_GRACE_MS);
         }
     }
 
@@ -329,13 +346,7 @@ impl<T> Session<T> {
                 Event::Nothing
             }
             CommandId::UNBIND => {
-                smpp::put_header_only(
-                    out,
-                    CommandId::UNBIND_RESP,
-                    CommandStatus::ESME_ROK,
-                    header.sequence,
-                );
-                self.state = State::Unbinding(now_ms + UNBIND_GRACE_MS);
+                self.state = State::Leaving(header.sequence, now_ms + LEAVE_MAX_MS);
                 Event::Nothing
             }
             id => match self.role {

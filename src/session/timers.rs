@@ -14,7 +14,7 @@ impl<T> Session<T> {
             // The bind timer stops when the bind has been read: how long its password check takes is our doing.
             State::Binding(..) if self.role == Role::Server => None,
             State::Binding(..) => after(self.opened_ms, t.bind_ms),
-            State::Unbinding(until) => Some(until),
+            State::Leaving(_, until) | State::Unbinding(until) => Some(until),
             State::Closed(_) => None,
             State::Bound(_) => {
                 let enquire = match self.enquiring {
@@ -47,6 +47,10 @@ impl<T> Session<T> {
             }
             State::Unbinding(until) if now_ms >= until => {
                 return Event::Closed(self.close(Cause::Unbound));
+            }
+            State::Leaving(_, until) if now_ms >= until => {
+                self.owes_nothing(now_ms, out);
+                return Event::Nothing;
             }
             State::Bound(_) => {}
             _ => return Event::Nothing,

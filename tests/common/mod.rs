@@ -7,6 +7,7 @@
     reason = "tests; each test binary uses a part"
 )]
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -250,6 +251,7 @@ impl Got {
 pub struct Peer {
     pub stream: TcpStream,
     buf: Vec<u8>,
+    aside: VecDeque<Got>,
     pub sequence: u32,
 }
 
@@ -261,6 +263,7 @@ impl Peer {
         Peer {
             stream,
             buf: Vec::new(),
+            aside: VecDeque::new(),
             sequence: 0,
         }
     }
@@ -271,6 +274,24 @@ impl Peer {
 
     /// The next PDU; `None` when the other side has closed.
     pub fn read(&mut self) -> Option<Got> {
+        if let Some(got) = self.aside.pop_front() {
+            return Some(got);
+        }
+        self.receive()
+            .unwrap_or_else(|| panic!("nothing came within {WAIT:?}"))
+    }
+
+    /// The next PDU if one comes within the stream's read timeout.
+    pub fn try_read(&mut self) -> Option<Got> {
+        if let Some(got) = self.aside.pop_front() {
+            return Some(got);
+        }
+        self.receive().flatten()
+    }
+
+    /// `None`: nothing within the read timeout; `Some(None)`: closed.
+    fn receive(&mut self) -> Option<Option<Got>> {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, WouldBlock};
         loop {
             if let Some(pdu) = smpp::cut(&self.buf, 100_000).unwrap() {
                 let got = Got {
@@ -281,25 +302,33 @@ impl Peer {
                 };
                 let n = pdu.bytes.len();
                 self.buf.drain(..n);
-                return Some(got);
+                return Some(Some(got));
             }
             let mut chunk = [0u8; 4096];
             match self.stream.read(&mut chunk) {
-                Ok(0) => return None,
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Ok(0) => return Some(None),
                 Ok(n) => self.buf.extend_from_slice(&chunk[..n]),
-                Err(e) => panic!("nothing came within {WAIT:?}: {e}"),
+                Err(e) if matches!(e.kind(), ConnectionReset | BrokenPipe) => return Some(None),
+                Err(e) if matches!(e.kind(), TimedOut | WouldBlock) => return None,
+                Err(e) => panic!("{e}"),
             }
         }
     }
 
-    /// The next PDU of one kind; others are put aside unanswered.
+    /// The next PDU of one kind; others are put aside for later reads.
     pub fn expect(&mut self, id: CommandId) -> Got {
+        if let Some(at) = self.aside.iter().position(|g| g.id == id) {
+            return self.aside.remove(at).unwrap();
+        }
         loop {
-            let got = self.read().unwrap_or_else(|| panic!("closed, wanted {id}"));
+            let got = self
+                .receive()
+                .unwrap_or_else(|| panic!("no {id} within {WAIT:?}"))
+                .unwrap_or_else(|| panic!("closed, wanted {id}"));
             if got.id == id {
                 return got;
             }
+            self.aside.push_back(got);
         }
     }
 
@@ -330,7 +359,7 @@ impl Peer {
         self.sequence
     }
 
-    /// Submits and waits for the response; deliveries that come between are answered and dropped.
+    /// Submits and waits for the response; deliveries that come between are kept for later.
     pub fn submit(&mut self, sm: &ShortMessage<'_>) -> Got {
         let sequence = self.send(sm);
         let got = self.expect(CommandId::SUBMIT_SM_RESP);
@@ -346,6 +375,18 @@ impl Peer {
             status,
             got.sequence,
             b"",
+        );
+        self.raw(&out);
+    }
+
+    /// A response without a body.
+    pub fn answer_header(&mut self, got: &Got) {
+        let mut out = Vec::new();
+        smpp::put_header_only(
+            &mut out,
+            smsconnect::session::response_to(got.id),
+            CommandStatus::ESME_ROK,
+            got.sequence,
         );
         self.raw(&out);
     }

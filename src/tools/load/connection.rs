@@ -179,6 +179,7 @@ impl Link {
             }
             let mut lost = 0;
             bound.session.timeout(now, &mut bound.conn.out, |_| lost += 1);
+            bound.session.owes_nothing(now, &mut bound.conn.out);
             if lost > 0 {
                 self.shared
                     .tally

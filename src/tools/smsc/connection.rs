@@ -149,6 +149,7 @@ impl Link {
                 }
             }
             self.session.timeout(now, &mut conn.out, drop);
+            self.session.owes_nothing(now, &mut conn.out);
             self.send_due(&mut conn.out, now);
             self.write_log();
             if conn.flush().is_err() || self.close || matches!(self.session.state(), State::Closed(_)) {
