@@ -210,8 +210,11 @@ impl Logic {
                 }
                 Event::Request(CommandId::SUBMIT_SM, sequence, body) => self.submit(sequence, body, out, now),
                 Event::Request(id, sequence, _) => {
-                    // Not offered yet: an error, never ESME_ROK, and the session stays up.
-                    let status = self.shared.statuses.of(Reject::NotOffered);
+                    // Not offered yet: an error, never ESME_ROK, and the session stays up. A malformed one is told so.
+                    let status = match smpp::decode(&pdu.header, pdu.body) {
+                        Ok(_) => self.shared.statuses.of(Reject::NotOffered),
+                        Err(fault) => fault.status,
+                    };
                     smpp::put_header_only(out, response_to(id), status, sequence);
                 }
                 Event::Response { ticket, status, .. } => self.delivered(ticket, status, now),

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use smsconnect::config::{self, Config, Secret};
 use smsconnect::daemon::Running;
 use smsconnect::money::Money;
 use smsconnect::smpp::{
-    self, Address, Bind, CommandId, CommandStatus, Npi, RegisteredDelivery, ShortMessage, Ton,
+    self, Address, Bind, CommandId, CommandStatus, EsmClass, Npi, RegisteredDelivery, ShortMessage, Ton,
 };
 use smsconnect::tools::smsc::{Smsc, SmscOptions};
 
@@ -177,6 +177,23 @@ impl World {
         assert_eq!(check["ok"], true, "{check}");
     }
 
+    /// A counter of `stats.show`.
+    pub fn stat(&self, name: &str) -> u64 {
+        self.admin("stats.show", json!({})).unwrap()[name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no counter {name}"))
+    }
+
+    /// What `message.show` says of an id.
+    pub fn message(&self, id: &str) -> Value {
+        self.admin("message.show", json!({"id": id})).unwrap()
+    }
+
+    /// Waits for a state of a message.
+    pub fn state(&self, id: &str, state: &str) {
+        eventually(&format!("{id} is {state}"), || self.message(id)["state"] == state);
+    }
+
     pub fn up(&self, n: u64) {
         eventually("the upstream is bound", || self.smsc.stats().binds >= n);
     }
@@ -257,7 +274,10 @@ pub struct Peer {
 
 impl Peer {
     pub fn connect(addr: SocketAddr) -> Peer {
-        let stream = TcpStream::connect(addr).unwrap();
+        Peer::over(TcpStream::connect(addr).unwrap())
+    }
+
+    pub fn over(stream: TcpStream) -> Peer {
         stream.set_read_timeout(Some(WAIT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Peer {
@@ -279,6 +299,16 @@ impl Peer {
         }
         self.receive()
             .unwrap_or_else(|| panic!("nothing came within {WAIT:?}"))
+    }
+
+    /// The next PDU that is no delivery: receipts of the account may come at any time.
+    pub fn reply(&mut self) -> Option<Got> {
+        loop {
+            let got = self.read()?;
+            if got.id != CommandId::DELIVER_SM {
+                return Some(got);
+            }
+        }
     }
 
     /// The next PDU if one comes within the stream's read timeout.
@@ -404,6 +434,105 @@ impl Peer {
         smpp::put_header_only(&mut out, id, CommandStatus::ESME_ROK, self.sequence);
         self.raw(&out);
     }
+}
+
+/// An SMSC whose every octet the test decides.
+pub struct Script(TcpListener);
+
+impl Script {
+    pub fn new() -> Script {
+        Script(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// The next connection of the gateway, its bind accepted.
+    pub fn bound(&self) -> Peer {
+        let mut peer = Peer::over(self.0.accept().unwrap().0);
+        let bind = peer.read().unwrap();
+        peer.respond(&bind, CommandStatus::ESME_ROK, b"script\0");
+        peer
+    }
+}
+
+impl Peer {
+    /// Any response to a request.
+    pub fn respond(&mut self, got: &Got, status: CommandStatus, body: &[u8]) {
+        let mut out = Vec::new();
+        let start = smpp::begin(
+            &mut out,
+            smsconnect::session::response_to(got.id),
+            status,
+            got.sequence,
+        );
+        out.extend_from_slice(body);
+        smpp::finish(&mut out, start);
+        self.raw(&out);
+    }
+
+    /// Any request.
+    pub fn request(&mut self, id: CommandId, body: &[u8]) {
+        self.sequence += 1;
+        let mut out = Vec::new();
+        let start = smpp::begin(&mut out, id, CommandStatus::ESME_ROK, self.sequence);
+        out.extend_from_slice(body);
+        smpp::finish(&mut out, start);
+        self.raw(&out);
+    }
+
+    /// As an SMSC: accepts a submit under this id.
+    pub fn accept(&mut self, got: &Got, id: &str) {
+        self.respond(got, CommandStatus::ESME_ROK, format!("{id}\0").as_bytes());
+    }
+
+    /// As an SMSC: delivers; the response is left to be read.
+    pub fn deliver(&mut self, sm: &ShortMessage<'_>) -> u32 {
+        self.sequence += 1;
+        let mut out = Vec::new();
+        smpp::put_short_message(&mut out, CommandId::DELIVER_SM, self.sequence, sm);
+        self.raw(&out);
+        self.sequence
+    }
+
+    /// As an SMSC: the receipt of a message for `254712345678`, text form only.
+    pub fn receipt(&mut self, id: &str, stat: &str, err: &str) -> u32 {
+        let text = receipt_text(id, stat, err);
+        self.deliver(&receipt(&text))
+    }
+}
+
+pub fn receipt_text(id: &str, stat: &str, err: &str) -> String {
+    format!(
+        "id:{id} sub:001 dlvrd:001 submit date:2601010000 done date:2601010001 stat:{stat} err:{err} text:x"
+    )
+}
+
+/// A deliver_sm with a receipt's text, from the number of [`message`].
+pub fn receipt(text: &str) -> ShortMessage<'_> {
+    ShortMessage {
+        source: Address {
+            ton: Ton(1),
+            npi: Npi(1),
+            addr: b"254712345678",
+        },
+        dest: Address {
+            ton: Ton(5),
+            npi: Npi(0),
+            addr: b"ACME",
+        },
+        esm_class: EsmClass(0x04),
+        short_message: text.as_bytes(),
+        ..ShortMessage::default()
+    }
+}
+
+pub fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+        .collect()
 }
 
 /// An ordinary message with a receipt asked for.
