@@ -64,7 +64,8 @@ fn customers_pdus_get_the_status_of_their_fault_and_cost_nobody_else() {
         let octets = unhex(v["hex"].as_str().unwrap());
         let result = if v["incomplete"] == true {
             peer.raw(&octets);
-            peer.reply().map_or(Outcome::Closed, |g| Outcome::Status(g.status))
+            peer.reply()
+                .map_or(Outcome::Closed, |g| Outcome::Status(g.status))
         } else {
             outcome(&mut peer, &octets)
         };

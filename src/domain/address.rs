@@ -69,6 +69,9 @@ pub struct Numbering {
 /// National significant numbers are at most this long without a trunk 0; longer digit strings are international.
 const NATIONAL_MAX: usize = 9;
 
+/// Shorter ones are short codes or typing errors, not subscribers; a country with shorter numbers writes them in full.
+const NATIONAL_MIN: usize = 7;
+
 impl Numbering {
     /// Completes an address to E.164.
     ///
@@ -93,11 +96,18 @@ impl Numbering {
             return self.international(digits);
         }
         match digits {
-            [b'0', rest @ ..] => Msisdn::from_parts(cc, rest),
+            [b'0', rest @ ..] => self.national(rest),
             _ if digits.starts_with(cc) && digits.len() > NATIONAL_MAX => self.international(digits),
-            _ if national || digits.len() <= NATIONAL_MAX => Msisdn::from_parts(cc, digits),
+            _ if national || digits.len() <= NATIONAL_MAX => self.national(digits),
             _ => self.international(digits),
         }
+    }
+
+    fn national(&self, digits: &[u8]) -> Result<Msisdn, BadNumber> {
+        if digits.len() < NATIONAL_MIN {
+            return Err(BadNumber::Length);
+        }
+        Msisdn::from_parts(self.country_code.as_bytes(), digits)
     }
 
     fn international(&self, digits: &[u8]) -> Result<Msisdn, BadNumber> {
