@@ -1,6 +1,6 @@
 //! One upstream's lane: what waits for it, how fast it may go, and what becomes of messages it did not take.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -257,6 +257,23 @@ impl Upstream {
         (out, lane.backlog.drain(..).collect())
     }
 
+    /// Takes those of `keys` away that wait here, in memory or in the store. The others are in a bind's hands.
+    pub(super) fn withdraw(&self, keys: &HashSet<MessageKey>) -> Vec<MessageKey> {
+        let mut found = Vec::new();
+        let mut lane = lock(&self.lane);
+        let mut keep = |key: MessageKey| {
+            let wanted = keys.contains(&key);
+            if wanted {
+                found.push(key);
+            }
+            !wanted
+        };
+        lane.queue.retain(|m| keep(m.key));
+        lane.backlog.retain(|k| keep(*k));
+        lane.retry.retain(|(_, k), _| keep(*k));
+        found
+    }
+
     /// Takes up to `max` messages that may be written at `now_ms`.
     pub fn take(&self, max: usize, now_ms: u64) -> Taken {
         let mut taken = Taken::default();
@@ -466,6 +483,24 @@ mod tests {
             let total = sent.len() as f64 / 3.0;
             assert!(total >= f64::from(tps) * 0.97, "{total} at {tps}");
         }
+    }
+
+    #[test]
+    fn what_waits_can_be_withdrawn_wherever_it_waits() {
+        let u = upstream(2, 0);
+        u.push((0..5).map(message));
+        u.retry(message(9), 0);
+        let in_hand = u.take(1, 0).out;
+        assert_eq!(in_hand.len(), 1);
+        let wanted: HashSet<_> = [0, 1, 4, 9, 77].map(MessageKey).into();
+        let mut got = u.withdraw(&wanted);
+        got.sort();
+        assert_eq!(
+            got,
+            [1, 4, 9].map(MessageKey),
+            "0 is in a bind's hands, 77 unknown"
+        );
+        assert_eq!(u.depth(), (0, 2));
     }
 
     #[test]

@@ -448,9 +448,14 @@ impl Script {
         self.0.local_addr().unwrap()
     }
 
+    /// The next connection of the gateway.
+    pub fn accept(&self) -> TcpStream {
+        self.0.accept().unwrap().0
+    }
+
     /// The next connection of the gateway, its bind accepted.
     pub fn bound(&self) -> Peer {
-        let mut peer = Peer::over(self.0.accept().unwrap().0);
+        let mut peer = Peer::over(self.accept());
         let bind = peer.read().unwrap();
         peer.respond(&bind, CommandStatus::ESME_ROK, b"script\0");
         peer

@@ -1,6 +1,6 @@
 //! What happens by time rather than by message: expiry, receipt timeouts, lanes of dead upstreams, refilling, sealing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::Engine;
@@ -16,6 +16,8 @@ const NEAR_MS: u64 = 120_000;
 const SWEEP_MS: u64 = 60_000;
 /// Expiries in one turn.
 const EXPIRE_MAX: usize = 1_000;
+/// An expired message that a bind has in hand is looked at again after this.
+const AGAIN_MS: u64 = 1_000;
 /// Messages read back from the store in one turn.
 const REFILL_MAX: usize = 500;
 /// Full segments that may wait before sealing stops giving way to traffic.
@@ -41,19 +43,21 @@ impl<S: Store> Engine<S> {
 
     /// Ends messages whose time is up: unsent ones are EXPIRED, sent ones without a final receipt UNKNOWN.
     fn expire(&mut self, now: u64) {
+        let timeout = self.gateway.policy.load().receipt_timeout_ms;
+        let mut unsent: HashMap<UpstreamId, HashSet<MessageKey>> = HashMap::new();
         for _ in 0..EXPIRE_MAX {
             let Some(entry) = self.due.first_entry().filter(|e| e.key().0 <= now) else {
-                return;
+                break;
             };
             let (_, key) = *entry.key();
             entry.remove();
             let Some(open) = self.book.get(key) else {
                 continue;
             };
-            let timeout = self.gateway.policy.load().receipt_timeout_ms;
             match open.phase {
-                // It may be in a bind's hands; its lane reports it too, and the first report wins.
-                Phase::Queued if open.expires_ms <= now => self.finish(key, Final::Expired, 0, false, now),
+                Phase::Queued if open.expires_ms <= now => {
+                    unsent.entry(open.upstream).or_default().insert(key);
+                }
                 Phase::Sent | Phase::Held if open.step_ms.max(open.at_ms) + timeout <= now => {
                     let state = open.provisional.unwrap_or(Final::Unknown);
                     let (err, taken) = (open.provisional_err, open.phase == Phase::Sent);
@@ -61,6 +65,26 @@ impl<S: Store> Engine<S> {
                 }
                 _ => {}
             }
+        }
+        for (upstream, keys) in unsent {
+            self.expire_unsent(upstream, keys, now);
+        }
+    }
+
+    /// Only what its lane still has is expired. What a bind has taken may be at the SMSC already: its answer decides, or
+    /// the message comes back to the lane.
+    fn expire_unsent(&mut self, upstream: UpstreamId, mut keys: HashSet<MessageKey>, now: u64) {
+        let mut ended: Vec<MessageKey> = match self.gateway.upstream(upstream) {
+            Some(u) => u.withdraw(&keys),
+            None => keys.iter().copied().collect(),
+        };
+        ended.sort_unstable();
+        for key in ended {
+            keys.remove(&key);
+            self.finish(key, Final::Expired, 0, false, now);
+        }
+        for key in keys {
+            self.watch(key, now + AGAIN_MS, now);
         }
     }
 
