@@ -202,15 +202,12 @@ async fn demo(options: &DemoOptions) -> Result<bool, StartError> {
         return Ok(false);
     }
     let good = table(&mut admin, &reports, &before, &smsc).await?;
-    if options.exit {
-        running.stop().await;
-        smsc.stop().await;
-        return Ok(good);
+    if !options.exit {
+        stay(&running, &config).await;
     }
-    stay(&running, &config).await;
-    running.stop().await;
+    let clean = running.stop().await;
     smsc.stop().await;
-    Ok(good)
+    Ok(good && clean)
 }
 
 async fn wait_for_binds(running: &Running, binds: u32) -> Result<(), StartError> {

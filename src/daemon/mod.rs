@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -35,8 +34,7 @@ pub struct Running {
     /// Notified by `server.drain`.
     pub shutdown: Arc<Notify>,
     net: Net,
-    engine: std::thread::JoinHandle<()>,
-    engine_stop: Arc<AtomicBool>,
+    engine: std::thread::JoinHandle<bool>,
     admin_stop: CancellationToken,
     drain_timeout: Duration,
 }
@@ -88,8 +86,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     if engine.unclean() {
         check_in_background(&config.store.path);
     }
-    let engine_stop = Arc::new(AtomicBool::new(false));
-    let thread = spawn_engine(engine, Arc::clone(&engine_stop)).map_err(failed)?;
+    let thread = spawn_engine(engine).map_err(failed)?;
     let net = Net::start(
         Arc::clone(&gateway),
         config,
@@ -120,22 +117,24 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         shutdown,
         net,
         engine: thread,
-        engine_stop,
         admin_stop,
         drain_timeout: Duration::from_millis(config.server.drain_timeout_ms),
     })
 }
 
-/// The engine owns the store on a thread of its own: its commits block.
-fn spawn_engine(
-    engine: Engine<SqliteStore>,
-    stop: Arc<AtomicBool>,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("engine".into()).spawn(move || {
-        if let Err(error) = engine.run(&stop) {
-            fatal(&error);
-        }
-    })
+/// The engine owns the store on a thread of its own: its commits block. It answers whether it ended with everything on
+/// record.
+fn spawn_engine(engine: Engine<SqliteStore>) -> std::io::Result<std::thread::JoinHandle<bool>> {
+    std::thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || match engine.run() {
+            Ok(()) => true,
+            Err(error @ (StoreError::Full(_) | StoreError::Retry(_))) => {
+                tracing::error!(%error, "stopped while the store took no writes; nothing acknowledged is lost");
+                false
+            }
+            Err(error) => fatal(&error),
+        })
 }
 
 /// The store cannot be trusted or is no longer ours. Aborts without closing it: closing would move the log into the main
@@ -166,7 +165,8 @@ fn check_in_background(path: &Path) {
 
 impl Running {
     /// Ends in good order: no new work, answers for what is committed, unbinds on both sides, everything on record.
-    pub async fn stop(self) {
+    /// `false` if the store took no writes at the end.
+    pub async fn stop(self) -> bool {
         self.gateway.drain();
         let ended = tokio::time::timeout(self.drain_timeout, async {
             self.net.stop_customers().await;
@@ -177,10 +177,10 @@ impl Running {
             tracing::warn!("not every session ended within drain_timeout_ms; what is open is on record");
         }
         self.admin_stop.cancel();
-        self.engine_stop.store(true, Ordering::Release);
-        self.gateway.ingress.wake();
+        self.gateway.end();
         let engine = self.engine;
-        let _joined = tokio::task::spawn_blocking(move || engine.join()).await;
+        let joined = tokio::task::spawn_blocking(move || engine.join()).await;
+        matches!(joined, Ok(Ok(true)))
     }
 }
 
@@ -238,6 +238,9 @@ pub fn init_log(config: &Config) {
     };
 }
 
+/// An engine without a sign of life for this long is stuck: the watchdog is not told otherwise.
+const STUCK_MS: u64 = 30_000;
+
 /// `smsconnect serve`: runs until a signal or `server.drain`, exit code 0 after a clean end.
 #[must_use]
 pub fn serve(config: &Config, path: &Path) -> ExitCode {
@@ -263,14 +266,21 @@ pub fn serve(config: &Config, path: &Path) -> ExitCode {
         }
         tracing::info!(config = %path.display(), admin = %config.admin.socket.display(), "ready");
         signals::notify_ready();
-        signals.wait(&running.shutdown).await;
+        let gateway = Arc::clone(&running.gateway);
+        signals
+            .wait(&running.shutdown, || gateway.alive(clock::now_ms(), STUCK_MS))
+            .await;
         signals::notify_stopping();
         tracing::info!("stopping; a second signal ends at once");
         let second = tokio::spawn(signals.exit_on_next());
-        running.stop().await;
+        let clean = running.stop().await;
         second.abort();
         tracing::info!("stopped");
-        ExitCode::SUCCESS
+        if clean {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     });
     runtime.shutdown_timeout(Duration::from_millis(200));
     code

@@ -9,7 +9,12 @@ use tokio::sync::Notify;
 pub(super) struct Signals {
     term: Option<Signal>,
     int: Option<Signal>,
+    /// Caught and otherwise ignored: a file size limit is then an error of the write, as a full disk is, not our death.
+    _file_size: Option<Signal>,
 }
+
+/// SIGXFSZ on Linux.
+const FILE_SIZE: i32 = 25;
 
 async fn next(signal: &mut Option<Signal>) {
     match signal {
@@ -25,11 +30,12 @@ impl Signals {
         Signals {
             term: signal(SignalKind::terminate()).ok(),
             int: signal(SignalKind::interrupt()).ok(),
+            _file_size: signal(SignalKind::from_raw(FILE_SIZE)).ok(),
         }
     }
 
-    /// Waits for the first signal or for `shutdown`, telling the watchdog meanwhile that we live.
-    pub async fn wait(&mut self, shutdown: &Notify) {
+    /// Waits for the first signal or for `shutdown`, telling the watchdog meanwhile that we live, for as long as `alive`.
+    pub async fn wait(&mut self, shutdown: &Notify, alive: impl Fn() -> bool) {
         let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3_600), |t| t / 2);
         let mut ticks = tokio::time::interval(every);
         loop {
@@ -37,7 +43,11 @@ impl Signals {
                 () = next(&mut self.term) => return,
                 () = next(&mut self.int) => return,
                 () = shutdown.notified() => return,
-                _ = ticks.tick() => tell(&[sd_notify::NotifyState::Watchdog]),
+                _ = ticks.tick() => {
+                    if alive() {
+                        tell(&[sd_notify::NotifyState::Watchdog]);
+                    }
+                }
             }
         }
     }

@@ -120,8 +120,12 @@ pub struct Gateway {
     /// The last commit failed for lack of space or a lock.
     pub(super) store_down: AtomicBool,
     draining: AtomicBool,
+    /// The engine is asked to end.
+    ending: AtomicBool,
     /// Ended: the engine has stopped.
     pub(super) stopped: AtomicBool,
+    /// When the engine last showed that it works, ms since the epoch.
+    pub(super) beat_ms: AtomicU64,
     sessions: Mutex<BTreeMap<SessionId, Arc<SessionInfo>>>,
     next_session: AtomicU64,
 }
@@ -148,7 +152,9 @@ impl Gateway {
             low_space: AtomicBool::new(false),
             store_down: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            beat_ms: AtomicU64::new(0),
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
         }
@@ -218,6 +224,25 @@ impl Gateway {
     #[must_use]
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Asks the engine to put on record what has come in and to end. While the store takes no writes it ends without: what
+    /// it could not record has not been acknowledged to anybody.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.ingress.wake();
+    }
+
+    /// Whether [`Gateway::end`] was called.
+    #[must_use]
+    pub fn ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Whether the engine has shown a sign of life within `within_ms`.
+    #[must_use]
+    pub fn alive(&self, now_ms: u64, within_ms: u64) -> bool {
+        !self.stopped() && self.beat_ms.load(Ordering::Relaxed) + within_ms >= now_ms
     }
 
     /// Whether the engine has ended.

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::flow::Gateway;
 use crate::metrics;
 
@@ -17,6 +18,8 @@ pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 /// A request head is at most this long and must come within [`DEADLINE`].
 const HEAD_MAX: usize = 8 * 1024;
 const DEADLINE: Duration = Duration::from_secs(5);
+/// An engine without a sign of life for this long is stuck.
+const STUCK_MS: u64 = 30_000;
 /// Scrapes at a time.
 const SCRAPES: usize = 16;
 
@@ -92,8 +95,12 @@ fn respond(
             refresh(gateway);
             ("200 OK", PROMETHEUS, render())
         }
-        "/healthz" if !gateway.stopped() => ("200 OK", TEXT, "ok\n".into()),
-        "/healthz" => ("503 Service Unavailable", TEXT, "stopped\n".into()),
+        "/healthz" if gateway.alive(clock::now_ms(), STUCK_MS) => ("200 OK", TEXT, "ok\n".into()),
+        "/healthz" => (
+            "503 Service Unavailable",
+            TEXT,
+            "the engine is stopped or stuck\n".into(),
+        ),
         "/readyz" => match not_ready(gateway) {
             None => ("200 OK", TEXT, "ready\n".into()),
             Some(why) => ("503 Service Unavailable", TEXT, format!("{why}\n")),

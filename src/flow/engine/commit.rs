@@ -95,15 +95,19 @@ impl<S: Store> Engine<S> {
                         return Ok(());
                     }
                 }
-                Err(StoreError::Full(what) | StoreError::Retry(what)) => {
+                Err(error @ (StoreError::Full(_) | StoreError::Retry(_))) => {
                     if tries == 0 {
-                        tracing::error!(error = %what, "the store takes no writes; submits are refused until it does");
+                        tracing::error!(%error, "the store takes no writes; submits are refused until it does");
                     }
                     self.gateway.store_down.store(true, Ordering::Relaxed);
                     self.give_up_submits();
                     if self.batch.is_empty() {
                         return Ok(());
                     }
+                    if self.gateway.ending() {
+                        return Err(error);
+                    }
+                    self.beat();
                     self.close_batch();
                     std::thread::sleep(FULL_PAUSE);
                     self.refuse_waiting();

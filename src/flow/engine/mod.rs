@@ -188,14 +188,14 @@ impl<S: Store> Engine<S> {
         self.book.len()
     }
 
-    /// Runs until [`Engine::stop`] is asked for through `stop`, then puts on record what has come in and releases the
-    /// store.
+    /// Runs until [`Gateway::end`] is called, then puts on record what has come in and releases the store.
     ///
     /// # Errors
-    /// `Fatal` or `Fenced`: the process must end without closing the store (closing would checkpoint it).
-    pub fn run(mut self, stop: &std::sync::atomic::AtomicBool) -> Result<(), StoreError> {
+    /// `Fatal` or `Fenced`: the process must end without closing the store (closing would checkpoint it). `Full` or
+    /// `Retry`: asked to end while the store took no writes; nothing that was acknowledged is lost.
+    pub fn run(mut self) -> Result<(), StoreError> {
         use std::sync::atomic::Ordering;
-        while !stop.load(Ordering::Acquire) {
+        while !self.gateway.ending() {
             let wait = self.wait();
             self.turn(wait)?;
         }
@@ -235,7 +235,7 @@ impl<S: Store> Engine<S> {
         let gateway = Arc::clone(&self.gateway);
         gateway.ingress.take(&mut self.inputs, wait);
         self.linger(&gateway);
-        let now = (self.options.now_ms)();
+        let now = self.beat();
         let idle = self.inputs.is_empty();
         while let Some(input) = self.inputs.pop_front() {
             self.input(input, now);
@@ -252,6 +252,15 @@ impl<S: Store> Engine<S> {
         self.store.checkpoint()?;
         self.refill()?;
         self.seal(now, idle)
+    }
+
+    /// Shows that the engine works; the time.
+    fn beat(&self) -> u64 {
+        let now = (self.options.now_ms)();
+        self.gateway
+            .beat_ms
+            .store(now, std::sync::atomic::Ordering::Relaxed);
+        now
     }
 
     /// At a high rate, commits of a few rows cost more than they bring: wait a little for company.
