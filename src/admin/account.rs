@@ -176,6 +176,7 @@ pub(super) fn show(context: &Context, params: Value) -> Result<Value, Fault> {
 pub(super) async fn update(context: &Context, params: Value) -> Result<Value, Fault> {
     let mut p = Params::new(params)?;
     let state = p.account(context)?;
+    let _one_at_a_time = context.changing.lock().await;
     let mut account = (*state.spec()).clone();
     if account.state == Standing::Closed {
         return Err(Fault::new("E_STATE", "the account is closed"));
@@ -203,12 +204,14 @@ async fn set_state(context: &Context, params: Value, to: Standing) -> Result<Val
     let mut p = Params::new(params)?;
     let state = p.account(context)?;
     p.done()?;
+    let one_at_a_time = context.changing.lock().await;
     let mut account = (*state.spec()).clone();
     if account.state == Standing::Closed && to != Standing::Closed {
         return Err(Fault::new("E_STATE", "the account is closed for good"));
     }
     account.state = to;
     let shown = put(context, account).await?;
+    drop(one_at_a_time);
     // Its sessions see the new state when they are woken.
     if to != Standing::Active {
         context.gateway.kick(|s| s.account == state.id);

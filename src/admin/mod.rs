@@ -35,6 +35,8 @@ pub struct Context {
     pub started_ms: u64,
     /// Reads the time.
     pub now_ms: fn() -> u64,
+    /// Held from reading an account's settings until their change is on record, so that changes never undo each other.
+    pub changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How long a change may wait for its commit.

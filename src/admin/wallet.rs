@@ -92,6 +92,7 @@ pub(super) async fn limit(context: &Context, params: Value) -> Result<Value, Fau
     if credit.0 < 0 {
         return Err(Fault::new("E_AMOUNT", "credit must not be negative").field("credit"));
     }
+    let _one_at_a_time = context.changing.lock().await;
     let mut spec = (*account.spec()).clone();
     spec.credit_limit = credit;
     context.control(Control::PutAccount(Box::new(spec))).await?;

@@ -104,6 +104,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         shutdown: Arc::clone(&shutdown),
         started_ms: clock::now_ms(),
         now_ms: clock::now_ms,
+        changing: Arc::default(),
     };
     tokio::spawn(server.run(
         context,

@@ -315,10 +315,10 @@ impl<S: Store> Engine<S> {
         for (reply, result) in self.pending.replies.drain(..) {
             reply(result);
         }
-        for (reply, provider, receipt) in self.pending.topup_replies.drain(..) {
+        for (reply, provider, receipt, duplicate) in self.pending.topup_replies.drain(..) {
             let found = self.store.find_topup(&provider, &receipt);
             reply(match found {
-                Ok(Some(topup)) => Ok(ControlReply::Topup(topup, false)),
+                Ok(Some(topup)) => Ok(ControlReply::Topup(topup, duplicate)),
                 _ => Err(ControlError::Unavailable),
             });
         }

@@ -112,7 +112,7 @@ impl<S: Store> Engine<S> {
             Ok(Some(first)) if first.entry == 0 => {
                 self.pending
                     .topup_replies
-                    .push((reply, first.provider, first.receipt));
+                    .push((reply, first.provider, first.receipt, true));
             }
             Ok(Some(first)) => self
                 .pending
@@ -147,7 +147,7 @@ impl<S: Store> Engine<S> {
         }
         self.pending
             .topup_replies
-            .push((reply, topup.provider.clone(), topup.receipt.clone()));
+            .push((reply, topup.provider.clone(), topup.receipt.clone(), false));
         self.batch.topups.push(topup);
     }
 }

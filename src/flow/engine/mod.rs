@@ -77,7 +77,8 @@ struct Pending {
     deliveries: Vec<(AccountId, OutItem)>,
     effects: HashMap<AccountId, (Effect, u32, u32)>,
     replies: Vec<(Reply, Result<ControlReply, ControlError>)>,
-    topup_replies: Vec<(Reply, String, String)>,
+    /// Provider, receipt, and whether it repeats one of the same batch.
+    topup_replies: Vec<(Reply, String, String, bool)>,
     new_accounts: Vec<Arc<AccountState>>,
     replaced: Vec<crate::domain::account::Account>,
     recorded: Vec<(AccountId, usize)>,
