@@ -3,9 +3,9 @@
 //! Labels are bounded: upstream names, command names and statuses of the protocol's tables, refusal reasons. Never an
 //! account's customer, a number or a text.
 
+pub use metrics::Counter;
 use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
+    Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
 use crate::domain::outcome::Final;
@@ -109,19 +109,18 @@ impl Metrics {
         self.commit_rows.record(rows as f64);
         self.commit_seconds.record(us as f64 / 1e6);
     }
+}
 
-    /// PDUs of one kind since the last call. `side` is `customer` or `upstream`, `direction` `in` or `out`.
-    pub fn pdus(
-        &self,
-        side: &'static str,
-        direction: &'static str,
-        command: &'static str,
-        status: &'static str,
-        n: u64,
-    ) {
-        counter!("smsconnect_pdus_total", "side" => side, "direction" => direction, "command" => command, "status" => status)
-            .increment(n);
-    }
+/// The counter of one kind of PDU. `side` is `customer` or `upstream`, `direction` `in` or `out`, `status` that of a
+/// response and empty for a request.
+#[must_use]
+pub fn pdus(
+    side: &'static str,
+    direction: &'static str,
+    command: &'static str,
+    status: &'static str,
+) -> Counter {
+    counter!("smsconnect_pdus_total", "side" => side, "direction" => direction, "command" => command, "status" => status)
 }
 
 /// What is read from the gateway's state when Prometheus asks.

@@ -1,5 +1,6 @@
 //! A customer's connection, from accept to close.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::auth::Refusal;
+use super::pdus::Pdus;
 use super::submit::Fault;
 use super::{Shared, Wake, deliver, submit};
 use crate::clock;
@@ -64,6 +66,9 @@ struct Logic {
     unanswered: usize,
     delivered: Vec<(Pos, bool)>,
     letters: Vec<ToCustomer>,
+    pdus: Pdus,
+    /// When batches of submits were handed over, monotonic microseconds, and how many of each are unanswered.
+    handed: VecDeque<(u64, usize)>,
     items: Vec<OutItem>,
     stopping: bool,
 }
@@ -90,6 +95,8 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
         unanswered: 0,
         delivered: Vec::new(),
         letters: Vec::new(),
+        pdus: Pdus::new("customer"),
+        handed: VecDeque::new(),
         items: Vec::new(),
         stopping: false,
         peer,
@@ -129,6 +136,8 @@ impl Customer {
                     logic.session.unbind(now, &mut conn.out);
                 }
             }
+            logic.pdus.written(&conn.out, conn.written());
+            logic.pdus.flush();
             if conn.flush().is_err() {
                 return logic.session.close(Cause::PeerClosed);
             }
@@ -199,6 +208,8 @@ impl Logic {
                 }
             };
             taken += pdu.bytes.len();
+            self.pdus
+                .count(false, pdu.header.command_id, pdu.header.command_status);
             match self.session.receive(&pdu, now, out) {
                 Event::Bind(kind, bind) => {
                     self.bind = Some(BindRequest {
@@ -268,6 +279,7 @@ impl Logic {
         let Some(bound) = &self.bound else { return };
         if !self.batch.is_empty() {
             let items = std::mem::take(&mut self.batch);
+            self.handed.push_back((clock::mono_us(), items.len()));
             let segments = items.iter().map(|i| u64::from(i.segments)).sum();
             self.shared.gateway.metrics.admitted(items.len() as u64, segments);
             bound
@@ -298,6 +310,7 @@ impl Logic {
         let mut letters = std::mem::take(&mut self.letters);
         self.mailbox.take(&mut letters);
         self.unanswered = self.unanswered.saturating_sub(letters.len());
+        self.measure(letters.len());
         let mut digits = itoa::Buffer::new();
         for letter in letters.drain(..) {
             match letter {
@@ -317,6 +330,21 @@ impl Logic {
         }
         if letters.capacity() <= 256 {
             self.letters = letters;
+        }
+    }
+
+    /// Submits are answered in the order they were handed over.
+    fn measure(&mut self, mut answered: usize) {
+        let now = clock::mono_us();
+        while let Some((since, left)) = self.handed.front_mut().filter(|_| answered > 0) {
+            let n = answered.min(*left);
+            let seconds = now.saturating_sub(*since) as f64 / 1e6;
+            self.shared.gateway.metrics.submit_seconds.record_many(seconds, n);
+            answered -= n;
+            *left -= n;
+            if *left == 0 {
+                self.handed.pop_front();
+            }
         }
     }
 

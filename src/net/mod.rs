@@ -8,6 +8,7 @@ mod accept;
 mod auth;
 mod customer;
 mod deliver;
+mod pdus;
 mod scrape;
 mod status;
 mod submit;

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Wake;
 use super::deliver::{self, Delivered, sm_of};
+use super::pdus::Pdus;
 use crate::clock;
 use crate::flow::{Gateway, Input, Mailbox, Outgoing, ToUpstream, UpEvent, Upstream};
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
@@ -245,6 +246,7 @@ impl Link {
             session: Session::new(Role::Client, self.options.timers, self.options.window, now),
             events: Vec::new(),
             letters: Vec::new(),
+            pdus: Pdus::new("upstream"),
             owed: 0,
             again_ms: None,
             sending: false,
@@ -268,6 +270,7 @@ struct Served<'a> {
     session: Session<InFlight>,
     events: Vec<UpEvent>,
     letters: Vec<ToUpstream>,
+    pdus: Pdus,
     /// deliver_sm read and not answered.
     owed: usize,
     /// When the lane wants to be asked again.
@@ -296,6 +299,8 @@ impl Served<'_> {
 
     async fn run(&mut self, conn: &mut Connection) -> Cause {
         loop {
+            self.pdus.written(&conn.out, conn.written());
+            self.pdus.flush();
             if conn.flush().is_err() {
                 return self.session.close(Cause::PeerClosed);
             }
@@ -361,6 +366,8 @@ impl Served<'_> {
                 }
             };
             taken += pdu.bytes.len();
+            self.pdus
+                .count(false, pdu.header.command_id, pdu.header.command_status);
             match self.session.receive(&pdu, now, out) {
                 Event::Bound => self.bound(),
                 Event::Response {

@@ -174,6 +174,7 @@ impl<S: Store> Engine<S> {
             unclean: owned.unclean,
         };
         engine.recover()?;
+        engine.beat();
         Ok(engine)
     }
 
