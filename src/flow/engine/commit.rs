@@ -109,7 +109,9 @@ impl<S: Store> Engine<S> {
                     }
                     self.beat();
                     self.close_batch();
-                    std::thread::sleep(FULL_PAUSE);
+                    if !self.options.eager {
+                        std::thread::sleep(FULL_PAUSE);
+                    }
                     self.refuse_waiting();
                 }
                 Err(e) => return Err(e),

@@ -10,6 +10,8 @@ mod correlate;
 mod receipts;
 mod recover;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
