@@ -342,6 +342,42 @@ fn an_older_owner_is_fenced_out() {
 }
 
 #[test]
+fn the_next_epoch_can_be_taken_in_a_commit() {
+    each(|open| {
+        let mut store = open();
+        let old = store.acquire().unwrap().fence;
+        let mut batch = with_account();
+        batch.next_epoch = Some(old.epoch + 1);
+        commit(&mut *store, old, 7, batch).unwrap();
+        let id = BatchId {
+            epoch: old.epoch,
+            number: 7,
+        };
+        assert!(store.committed(id).unwrap());
+        assert_eq!(
+            commit(&mut *store, old, 8, with_account()),
+            Err(StoreError::Fenced)
+        );
+        let new = Fence {
+            epoch: old.epoch + 1,
+            ..old
+        };
+        let one = Batch {
+            accepted: vec![accepted(1, b"x")],
+            ..Batch::default()
+        };
+        commit(&mut *store, new, 1, one).unwrap();
+        drop(store);
+        let mut store = open();
+        assert_eq!(store.acquire().unwrap().fence.epoch, old.epoch + 2);
+        let rows = recovered(&mut *store);
+        assert!(
+            rows.iter().any(|l| l == "wallet 1 10.00") && rows.iter().any(|l| l.starts_with("accepted 1 "))
+        );
+    });
+}
+
+#[test]
 fn it_knows_whether_the_last_owner_said_goodbye() {
     each(|open| {
         let mut store = open();

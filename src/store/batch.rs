@@ -215,6 +215,8 @@ pub struct Topup {
 pub struct Batch {
     /// Unique for ever; committing it twice changes nothing.
     pub id: BatchId,
+    /// The owner goes on under this epoch from here: its sequence numbers are used up. The fence of the old epoch is void.
+    pub next_epoch: Option<u32>,
     /// Messages taken on record.
     pub accepted: Vec<Accepted>,
     /// Taken by upstreams.
@@ -263,6 +265,7 @@ impl Batch {
             + self.watermarks.len()
             + self.accounts.len()
             + self.upstreams.len()
+            + usize::from(self.next_epoch.is_some())
     }
 
     /// Nothing to write.
@@ -287,5 +290,6 @@ impl Batch {
         self.watermarks.clear();
         self.accounts.clear();
         self.upstreams.clear();
+        self.next_epoch = None;
     }
 }

@@ -88,12 +88,16 @@ impl Store for MemoryStore {
             }
             d.batch = batch.id.number;
             d.apply(batch);
+            if let Some(next) = batch.next_epoch {
+                d.epoch = next;
+                d.batch = 0;
+            }
             Ok(())
         })
     }
 
     fn committed(&mut self, id: BatchId) -> Result<bool, StoreError> {
-        Ok(self.with_disk(|d| d.epoch == id.epoch && d.batch >= id.number))
+        Ok(self.with_disk(|d| d.epoch > id.epoch || (d.epoch == id.epoch && d.batch >= id.number)))
     }
 
     fn recover(&mut self, out: &mut dyn FnMut(Record<'_>)) -> Result<(), StoreError> {
@@ -266,6 +270,7 @@ fn copy(b: &Batch) -> Batch {
     });
     Batch {
         id: b.id,
+        next_epoch: b.next_epoch,
         accepted: accepted.collect(),
         sent: sent.collect(),
         marks: b.marks.clone(),

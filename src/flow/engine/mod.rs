@@ -134,6 +134,10 @@ struct Rate {
 const LINGER_RATE: u64 = 20_000;
 const LINGER_ROWS: usize = 48;
 const LINGER: Duration = Duration::from_micros(400);
+/// Sequence numbers left for the messages of one turn when the next epoch is taken: far more than a turn can accept.
+const SEQUENCE_MAX: u32 = u32::MAX - (1 << 20);
+/// Pause before background work that found no room is tried again.
+const BACKGROUND_PAUSE: Duration = Duration::from_millis(200);
 /// Housekeeping: timers, watermarks, lanes of dead upstreams, free space.
 const TICK_MS: u64 = 100;
 /// How long watermarks and deletions of delivered rows may wait for a commit that happens anyway.
@@ -201,7 +205,14 @@ impl<S: Store> Engine<S> {
         use std::sync::atomic::Ordering;
         while !self.gateway.ending() {
             let wait = self.wait();
-            self.turn(wait)?;
+            match self.turn(wait) {
+                // Background work found no room; commits wait for it on their own.
+                Err(error @ (StoreError::Full(_) | StoreError::Retry(_))) if !self.gateway.ending() => {
+                    tracing::warn!(%error, "background work of the store waits");
+                    std::thread::sleep(BACKGROUND_PAUSE);
+                }
+                other => other?,
+            }
         }
         self.turn(Duration::ZERO)?;
         self.flush_outboxes((self.options.now_ms)(), true);
@@ -239,6 +250,7 @@ impl<S: Store> Engine<S> {
         let gateway = Arc::clone(&self.gateway);
         gateway.ingress.take(&mut self.inputs, wait);
         self.linger(&gateway);
+        self.next_epoch()?;
         let now = self.beat();
         let idle = self.inputs.is_empty();
         while let Some(input) = self.inputs.pop_front() {
@@ -256,6 +268,21 @@ impl<S: Store> Engine<S> {
         self.store.checkpoint()?;
         self.refill()?;
         self.seal(now, idle)
+    }
+
+    /// Takes the next epoch in a commit of its own before the sequence numbers of this one are used up.
+    fn next_epoch(&mut self) -> Result<(), StoreError> {
+        if self.next_sequence <= SEQUENCE_MAX {
+            return Ok(());
+        }
+        let epoch = self.fence.epoch + 1;
+        self.batch.next_epoch = Some(epoch);
+        self.commit()?;
+        self.fence.epoch = epoch;
+        self.next_sequence = 0;
+        self.next_batch = 1;
+        tracing::info!(epoch, "message ids go on under the next epoch");
+        Ok(())
     }
 
     /// Shows that the engine works; the time.

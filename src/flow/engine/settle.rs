@@ -51,7 +51,7 @@ impl<S: Store> Engine<S> {
 
     fn next_key(&mut self) -> MessageKey {
         let key = MessageKey::new(self.fence.shard, self.fence.epoch, self.next_sequence);
-        // 4.3 thousand million messages without a restart: `commit` takes the next epoch before this can wrap.
+        // `next_epoch` starts the sequence over long before it could wrap.
         self.next_sequence = self.next_sequence.saturating_add(1);
         key
     }

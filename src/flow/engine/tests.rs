@@ -645,6 +645,26 @@ impl World {
 }
 
 #[test]
+fn when_the_sequence_is_used_up_ids_go_on_under_the_next_epoch() {
+    let mut world = World::new(5);
+    let before = world.engine().fence.epoch;
+    world.engine.as_mut().unwrap().next_sequence = SEQUENCE_MAX - 2;
+    for _ in 0..40 {
+        world.submit();
+        world.turn();
+    }
+    assert_eq!(world.engine().fence.epoch, before + 1);
+    // `turn` has checked that no id came twice. A restart goes on above.
+    world.crash();
+    assert_eq!(world.engine().fence.epoch, before + 2);
+    world.submit();
+    world.run_out();
+    world.audit();
+    let epochs: BTreeSet<u64> = world.acknowledged.iter().map(|k| k.0 >> 32).collect();
+    assert!(epochs.contains(&u64::from(before)) && epochs.contains(&u64::from(before + 1)));
+}
+
+#[test]
 fn replay_is_live_and_the_money_adds_up_whatever_happens() {
     let seeds = std::env::var("SEEDS")
         .ok()

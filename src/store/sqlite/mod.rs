@@ -185,8 +185,9 @@ impl Store for SqliteStore {
     }
 
     fn committed(&mut self, id: BatchId) -> Result<bool, StoreError> {
+        // A later epoch can only be one that a batch of this owner has taken: the lock keeps every other owner out.
         let found = self.conn.query_row(
-            "SELECT count(*) FROM node WHERE shard = 0 AND epoch = ?1 AND batch >= ?2",
+            "SELECT count(*) FROM node WHERE shard = 0 AND (epoch > ?1 OR (epoch = ?1 AND batch >= ?2))",
             (i64::from(id.epoch), id.number as i64),
             |r| r.get::<_, i64>(0),
         );

@@ -43,7 +43,7 @@ impl SqliteStore {
             self.live_rows += batch.accepted.len() as u64;
             self.live_pos = self.live_pos.max(last_pos(batch) + 1);
             if self.live_rows >= self.options.segment_messages {
-                self.rotate(fence, batch).map_err(fault)?;
+                self.try_rotate(batch)?;
             }
         }
         done.map(|_| ())
@@ -81,14 +81,28 @@ impl SqliteStore {
             };
         }
         rows(conn, self.live, batch).map_err(fault)?;
+        if let Some(next) = batch.next_epoch {
+            conn.prepare_cached("UPDATE node SET epoch = ?2, batch = 0 WHERE shard = ?1")
+                .and_then(|mut s| s.execute((i64::from(fence.shard), i64::from(next))))
+                .map_err(fault)?;
+        }
         conn.prepare_cached("COMMIT")
             .and_then(|mut s| s.execute([]))
             .map_err(fault)?;
         Ok(true)
     }
 
+    /// The batch is on record, whatever comes of this: without room for a new segment the old one goes on growing, and the
+    /// next commit tries again.
+    fn try_rotate(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        match self.rotate(batch).map_err(fault) {
+            Err(StoreError::Full(_) | StoreError::Retry(_)) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Opens the next segment. Its own small transaction: a crash in between only leaves the old one a little longer.
-    fn rotate(&mut self, _fence: Fence, batch: &Batch) -> rusqlite::Result<()> {
+    fn rotate(&mut self, batch: &Batch) -> rusqlite::Result<()> {
         let now = batch.accepted.last().map_or(0, |a| a.at_ms);
         let last = self.live_pos.saturating_sub(1);
         let tx = self.conn.transaction()?;
