@@ -113,7 +113,6 @@ impl Metrics {
 
 /// The counter of one kind of PDU. `side` is `customer` or `upstream`, `direction` `in` or `out`, `status` that of a
 /// response and empty for a request.
-#[must_use]
 pub fn pdus(
     side: &'static str,
     direction: &'static str,

@@ -133,12 +133,6 @@ fn gateway() -> Arc<Gateway> {
     Arc::new(Gateway::new(policy(), upstreams, limits, Metrics::new()))
 }
 
-/// What an SMSC has of ours.
-struct Taken {
-    key: MessageKey,
-    smsc_id: Box<[u8]>,
-}
-
 struct World {
     random: Random,
     store: MemoryStore,
@@ -148,7 +142,8 @@ struct World {
     smsc: [Arc<Mailbox<ToUpstream>>; 2],
     /// Written to an SMSC, not answered yet.
     flying: [Vec<Outgoing>; 2],
-    taken: [Vec<Taken>; 2],
+    /// Ids of what the SMSCs took.
+    taken: [Vec<Box<[u8]>>; 2],
     next_smsc_id: u64,
     next_token: u64,
     tokens: [BTreeSet<u64>; 2],
@@ -374,10 +369,7 @@ impl World {
                     // The receipt overtakes the response.
                     self.receipt_for(n, &smsc_id, 2);
                 }
-                self.taken[n].push(Taken {
-                    key: message.key,
-                    smsc_id: smsc_id.clone(),
-                });
+                self.taken[n].push(smsc_id.clone());
                 vec![UpEvent::Sent {
                     key: message.key,
                     smsc_id,
@@ -410,7 +402,7 @@ impl World {
         } else {
             [2, 2, 2, 5, 6, 7, 1][self.random.below(7)]
         };
-        let smsc_id = self.taken[n][at].smsc_id.clone();
+        let smsc_id = self.taken[n][at].clone();
         self.receipt_for(n, &smsc_id, state);
         // Sometimes it will come again.
         if friendly || !self.random.one_in(4) {

@@ -1,0 +1,170 @@
+//! Admission of one submit: every check, price and hold, in memory.
+//!
+//! `cargo bench --bench admission`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use divan::{Bencher, black_box};
+use smsconnect::domain::account::{Account, AccountState, BindAllowed};
+use smsconnect::domain::address::Numbering;
+use smsconnect::domain::message::{Flags, Parts};
+use smsconnect::domain::outcome::ChargeOn;
+use smsconnect::domain::route::{Route, RouteTable, Strategy};
+use smsconnect::domain::tariff::Tariff;
+use smsconnect::flow::{
+    AccountState as Live, Control, Engine, EngineOptions, Gateway, Limits, Policy, Submission, admit,
+};
+use smsconnect::ids::{AccountId, UpstreamId};
+use smsconnect::metrics::Metrics;
+use smsconnect::money::Money;
+use smsconnect::store::memory::MemoryStore;
+
+fn main() {
+    divan::main();
+}
+
+/// `routes` and `prices`: one for each thousand block below 2547, as a number plan of a country would have them.
+fn world(lines: u32, tps: u32) -> (Arc<Gateway>, Arc<Live>) {
+    let prefix = |n: u32| format!("2547{n:04}");
+    let route = |prefixes: Vec<String>| Route {
+        name: "r".into(),
+        prefixes,
+        accounts: Vec::new(),
+        senders: Vec::new(),
+        to: vec![UpstreamId(0)],
+        strategy: Strategy::Failover,
+    };
+    let mut routes = vec![route(vec!["254".into()])];
+    let mut prices = vec![("254".to_string(), Money(800_000))];
+    for n in 0..lines {
+        routes.push(route(vec![prefix(n)]));
+        prices.push((prefix(n), Money(700_000)));
+    }
+    let policy = Policy {
+        numbering: Numbering {
+            country_code: "254".into(),
+        },
+        routes: RouteTable::new(routes).unwrap_or_default(),
+        default_tariff: Tariff::new("t", "KES", ChargeOn::Submitted, &prices)
+            .ok()
+            .map(Arc::new),
+        validity_default_ms: 86_400_000,
+        validity_max_ms: 604_800_000,
+        ..Policy::default()
+    };
+    let limits = Limits {
+        open_max: u64::MAX,
+        ingress_max: u64::MAX,
+        outbox_max: 1_000,
+        parked_max: 1_000,
+        parked_keep_ms: 1_000,
+        free_min_bytes: 0,
+        batch_rows_max: 1_000,
+    };
+    let gateway = Arc::new(Gateway::new(policy, Vec::new(), limits, Metrics::new()));
+    let options = EngineOptions {
+        now_ms: || 1_000,
+        mono_us: || 1_000,
+        eager: true,
+    };
+    let engine = Engine::start(Arc::clone(&gateway), MemoryStore::default(), options);
+    let account = Account {
+        id: AccountId::NONE,
+        name: "acme".into(),
+        system_id: "acme".into(),
+        password_hash: String::new(),
+        tariff: String::new(),
+        tps,
+        window: 0,
+        max_binds: 0,
+        allow_ips: Vec::new(),
+        senders: vec!["ACME".into()],
+        bind: BindAllowed::All,
+        state: AccountState::Active,
+        credit_limit: Money(i64::MAX / 4),
+        created_ms: 0,
+    };
+    gateway.control(Control::CreateAccount(Box::new(account)), |_| {});
+    let turned = engine.and_then(|mut e| e.turn(Duration::ZERO));
+    assert!(turned.is_ok(), "{turned:?}");
+    let live = gateway.accounts().by_name("acme").cloned();
+    let Some(live) = live else { panic!("no account") };
+    (gateway, live)
+}
+
+fn submission(number: &[u8]) -> Submission<'_> {
+    Submission {
+        sequence: 7,
+        parts: Parts {
+            flags: Flags {
+                registered_delivery: 1,
+                ..Flags::default()
+            },
+            source: b"ACME",
+            dest: number,
+            text: b"Your code is 123456. It is valid for five minutes; do not give it to anybody.",
+            ..Parts::default()
+        },
+        national: false,
+        segments: Some(1),
+        expires_ms: Ok(None),
+    }
+}
+
+/// Accepted, with this many routes and prices.
+#[divan::bench(args = [1, 100, 10_000])]
+fn accepted(bencher: Bencher, lines: u32) {
+    let (gateway, account) = world(lines, 0);
+    let policy = gateway.policy.load_full();
+    bencher.bench_local(|| {
+        let admitted = admit(
+            &gateway,
+            &policy,
+            &account,
+            black_box(&submission(b"254700091234")),
+            1_000,
+        );
+        if let Ok(a) = admitted {
+            account.with_wallet(|w| w.release(a.hold));
+        }
+    });
+}
+
+/// With a rate limit that lets it through.
+#[divan::bench]
+fn accepted_with_a_rate_limit(bencher: Bencher) {
+    let (gateway, account) = world(100, 1_000_000);
+    let policy = gateway.policy.load_full();
+    let mut now = 1_000;
+    bencher.bench_local(|| {
+        now += 1;
+        let admitted = admit(
+            &gateway,
+            &policy,
+            &account,
+            black_box(&submission(b"0700091234")),
+            now,
+        );
+        if let Ok(a) = admitted {
+            account.with_wallet(|w| w.release(a.hold));
+        }
+    });
+}
+
+/// Refused by the first check that looks at the number.
+#[divan::bench]
+fn refused(bencher: Bencher) {
+    let (gateway, account) = world(100, 0);
+    let policy = gateway.policy.load_full();
+    bencher.bench_local(|| {
+        admit(
+            &gateway,
+            &policy,
+            &account,
+            black_box(&submission(b"nonsense")),
+            1_000,
+        )
+        .is_err()
+    });
+}
