@@ -47,7 +47,7 @@ fn command(dir: &Path) -> Command {
 
 impl Daemon {
     fn start(smsc: SocketAddr) -> Daemon {
-        Daemon::with(smsc, "", |dir| command(dir))
+        Daemon::with(smsc, "", command)
     }
 
     fn with(smsc: SocketAddr, extra: &str, command: impl FnOnce(&Path) -> Command) -> Daemon {

@@ -5,6 +5,7 @@ use super::message::ShortMessage;
 use super::numbers::Tag;
 use super::status::CommandStatus;
 use super::time::parse_time;
+use crate::text::udh;
 
 /// Highest TON and NPI: six and eighteen are the last assigned (SMPP 3.4 §5.2.5, §5.2.6); seven is reserved but sent by clients
 /// that fill the field with ones.
@@ -87,7 +88,7 @@ fn optional(sm: &ShortMessage<'_>) -> Result<(), PduError> {
 
 /// A user data header must fit the text it begins.
 fn header(sm: &ShortMessage<'_>, text: &[u8]) -> Result<(), PduError> {
-    if sm.esm_class.udhi() && text.first().is_none_or(|n| usize::from(*n) + 1 > text.len()) {
+    if sm.esm_class.udhi() && udh::header_len(text).is_none() {
         return bad(CommandStatus::ESME_RINVMSGLEN, "short_message");
     }
     Ok(())

@@ -480,7 +480,8 @@ impl<'a> Broadcast<'a> {
             source: None,
             middle: &[],
             tlvs: Tlvs::EMPTY,
-            body: !body.is_empty(),
+            // cancel_broadcast_sm_resp has none (SMPP 5.0 §4.6.3.1); what a peer puts there is not kept.
+            body: !body.is_empty() && !(response && kind == 0x13),
         };
         if response {
             if body.is_empty() || kind == 0x13 {

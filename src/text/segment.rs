@@ -106,7 +106,7 @@ fn walk(content: &Content<'_>, mut each: impl FnMut(std::ops::Range<usize>)) {
     }
     // Otherwise it would be sent in parts, each with the header's other elements and a concatenation element.
     let own = if content.udhi && udh::concat(content.body).is_none() {
-        header - 1
+        header.saturating_sub(1)
     } else {
         0
     };
@@ -208,6 +208,17 @@ mod tests {
             sar_total: Some(3),
         };
         assert_eq!(count(&content), Ok(1));
+    }
+
+    #[test]
+    fn a_header_that_is_longer_than_the_text_is_counted_as_text() {
+        for length in [0u8, 1, 200, 255] {
+            let mut body = vec![b'a'; 300];
+            body[0] = length;
+            let n = n(0, true, &body);
+            assert!((1..=4).contains(&n), "{length}: {n}");
+        }
+        assert_eq!(n(4, true, &[200]), 1);
     }
 
     #[test]

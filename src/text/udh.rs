@@ -11,11 +11,15 @@ pub struct Concat {
     pub part: u8,
 }
 
-/// Octets of the header at the beginning of `body`, its length octet included; `None` if it does not fit.
+/// The user data of one short message: no header is longer.
+const AIR: usize = 140;
+
+/// Octets of the header at the beginning of `body`, its length octet included; `None` if it does not fit the body, or no
+/// short message could carry it.
 #[must_use]
 pub fn header_len(body: &[u8]) -> Option<usize> {
     let len = usize::from(*body.first()?) + 1;
-    (len <= body.len()).then_some(len)
+    (len <= body.len() && len <= AIR).then_some(len)
 }
 
 /// The concatenation element (identifier 0x00 or 0x08) of the header at the beginning of `body`, among any others.
