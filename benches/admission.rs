@@ -16,7 +16,6 @@ use smsconnect::flow::{
     AccountState as Live, Control, Engine, EngineOptions, Gateway, Limits, Policy, Submission, admit,
 };
 use smsconnect::ids::{AccountId, UpstreamId};
-use smsconnect::metrics::Metrics;
 use smsconnect::money::Money;
 use smsconnect::store::memory::MemoryStore;
 
@@ -62,7 +61,12 @@ fn world(lines: u32, tps: u32) -> (Arc<Gateway>, Arc<Live>) {
         free_min_bytes: 0,
         batch_rows_max: 1_000,
     };
-    let gateway = Arc::new(Gateway::new(policy, Vec::new(), limits, Metrics::new()));
+    let gateway = Arc::new(Gateway::new(
+        policy,
+        Vec::new(),
+        limits,
+        smsconnect::flow::metrics(),
+    ));
     let options = EngineOptions {
         now_ms: || 1_000,
         mono_us: || 1_000,

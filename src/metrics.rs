@@ -8,19 +8,20 @@ use metrics::{
     Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use crate::domain::outcome::Final;
-use crate::domain::reject::Reject;
 use crate::money::Money;
+
+/// The words of one label, in the order of the numbers that stand for them.
+pub type Words<'a> = &'a [&'static str];
 
 /// Handles for what the hot path counts. Without an installed recorder they cost a branch each.
 #[derive(Clone)]
 pub struct Metrics {
     accepted: Counter,
     segments: Counter,
-    refused: [Counter; Reject::ALL.len()],
+    refused: Vec<Counter>,
     charged: Counter,
     refunded: Counter,
-    finished: [Counter; 9],
+    finished: Vec<Counter>,
     /// Receipts without a known message.
     pub unmatched: Counter,
     /// Inbound messages that no rule claims.
@@ -33,6 +34,8 @@ pub struct Metrics {
     pub submit_seconds: Histogram,
     /// submit_sm written upstream to its response read, seconds.
     pub response_seconds: Histogram,
+    /// Accepted by the upstream to its final receipt, seconds.
+    pub receipt_seconds: Histogram,
     /// Bound customer sessions.
     pub sessions: Gauge,
     /// Connections that failed to bind.
@@ -45,27 +48,27 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Metrics::new()
-    }
-}
-
 impl Metrics {
-    /// Handles bound to the recorder installed at this moment.
+    /// Handles bound to the recorder installed at this moment. `reasons`: the label of each refusal; `states`: of each final
+    /// state.
     #[must_use]
-    pub fn new() -> Metrics {
+    pub fn new(reasons: Words<'_>, states: Words<'_>) -> Metrics {
         describe();
+        let each =
+            |words: Words<'_>, make: fn(&'static str) -> Counter| words.iter().map(|w| make(w)).collect();
         Metrics {
             accepted: counter!("smsconnect_submits_accepted_total"),
             segments: counter!("smsconnect_segments_total"),
-            refused: Reject::ALL.map(|r| counter!("smsconnect_submits_refused_total", "reason" => r.name())),
+            refused: each(
+                reasons,
+                |word| counter!("smsconnect_submits_refused_total", "reason" => word),
+            ),
             charged: counter!("smsconnect_charged_micros_total"),
             refunded: counter!("smsconnect_refunded_micros_total"),
-            finished: std::array::from_fn(|code| {
-                let state = Final::from_code(code as u8).map_or("none", Final::word);
-                counter!("smsconnect_messages_finished_total", "state" => state)
-            }),
+            finished: each(
+                states,
+                |word| counter!("smsconnect_messages_finished_total", "state" => word),
+            ),
             unmatched: counter!("smsconnect_receipts_unmatched_total"),
             inbound_unclaimed: counter!("smsconnect_inbound_unclaimed_total"),
             outbox_expired: counter!("smsconnect_outbox_expired_total"),
@@ -73,6 +76,7 @@ impl Metrics {
             commit_seconds: histogram!("smsconnect_commit_seconds"),
             submit_seconds: histogram!("smsconnect_submit_response_seconds"),
             response_seconds: histogram!("smsconnect_upstream_response_seconds"),
+            receipt_seconds: histogram!("smsconnect_receipt_seconds"),
             sessions: gauge!("smsconnect_sessions"),
             bind_failures: counter!("smsconnect_bind_failures_total"),
         }
@@ -84,16 +88,16 @@ impl Metrics {
         self.segments.increment(segments);
     }
 
-    /// A refused submit.
-    pub fn refused(&self, reason: Reject) {
-        if let Some(counter) = self.refused.get(reason as usize) {
+    /// A refused submit, by the number of its reason.
+    pub fn refused(&self, reason: usize) {
+        if let Some(counter) = self.refused.get(reason) {
             counter.increment(1);
         }
     }
 
-    /// A message that ended.
-    pub fn finished(&self, state: Final) {
-        if let Some(counter) = self.finished.get(usize::from(state.code())) {
+    /// A message that ended, by the number of its state.
+    pub fn finished(&self, state: usize) {
+        if let Some(counter) = self.finished.get(state) {
             counter.increment(1);
         }
     }
@@ -122,6 +126,11 @@ pub fn pdus(
     counter!("smsconnect_pdus_total", "side" => side, "direction" => direction, "command" => command, "status" => status)
 }
 
+/// A request over the admin socket.
+pub fn admin_request(method: &'static str, outcome: &'static str) {
+    counter!("smsconnect_admin_requests_total", "method" => method, "outcome" => outcome).increment(1);
+}
+
 /// What is read from the gateway's state when Prometheus asks.
 pub fn upstream_gauges(
     upstream: &str,
@@ -130,6 +139,7 @@ pub fn upstream_gauges(
     outstanding: u32,
     waiting: usize,
     stored: usize,
+    age_ms: u64,
 ) {
     let set = |name: &'static str, value: f64| gauge!(name, "upstream" => upstream.to_string()).set(value);
     set("smsconnect_upstream_binds", binds as f64);
@@ -137,6 +147,7 @@ pub fn upstream_gauges(
     set("smsconnect_upstream_outstanding", f64::from(outstanding));
     set("smsconnect_queue_messages", (waiting + stored) as f64);
     set("smsconnect_queue_stored_messages", stored as f64);
+    set("smsconnect_queue_age_seconds", age_ms as f64 / 1e3);
 }
 
 /// Counters kept by an upstream itself.
@@ -150,16 +161,21 @@ pub fn upstream_counters(upstream: &str, sent: u64, throttled: u64, refused: u64
 }
 
 /// Gauges of the store and the engine.
-pub fn engine_gauges(open: u64, parked: u64, sealing: u64, store_ok: bool) {
+pub fn engine_gauges(open: u64, parked: u64, sealing: u64, held: Money, store_ok: bool) {
     gauge!("smsconnect_open_messages").set(open as f64);
     gauge!("smsconnect_parked_receipts").set(parked as f64);
     gauge!("smsconnect_segments_to_seal").set(sealing as f64);
+    gauge!("smsconnect_wallet_held_micros").set(held.0 as f64);
     gauge!("smsconnect_store_writable").set(f64::from(u8::from(store_ok)));
 }
 
 /// Bucket bounds in seconds: half a millisecond to half a minute.
 pub const SECONDS: [f64; 16] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0,
+];
+/// Bucket bounds of receipts: handsets that are switched off answer days later.
+pub const RECEIPT_SECONDS: [f64; 14] = [
+    0.01, 0.05, 0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0,
 ];
 /// Bucket bounds for rows in a commit.
 pub const ROWS: [f64; 12] = [
@@ -216,6 +232,10 @@ fn describe() {
             "Messages the upstream refused for good",
         ),
         ("smsconnect_upstream_receipts_total", "Receipts from the upstream"),
+        (
+            "smsconnect_admin_requests_total",
+            "Requests over the admin socket, by method and outcome",
+        ),
     ] {
         describe_counter!(name, help);
     }
@@ -231,6 +251,14 @@ fn describe() {
         (
             "smsconnect_queue_stored_messages",
             "Messages waiting for the upstream in the store only",
+        ),
+        (
+            "smsconnect_queue_age_seconds",
+            "Age of the oldest message waiting in memory for the upstream",
+        ),
+        (
+            "smsconnect_wallet_held_micros",
+            "Money set aside for open messages, in millionths of the currency unit",
         ),
         ("smsconnect_open_messages", "Messages accepted and not final"),
         ("smsconnect_parked_receipts", "Receipts waiting for their message"),
@@ -252,6 +280,10 @@ fn describe() {
         (
             "smsconnect_upstream_response_seconds",
             "submit_sm written to an upstream to its response",
+        ),
+        (
+            "smsconnect_receipt_seconds",
+            "Message taken by an upstream to its final receipt",
         ),
     ] {
         describe_histogram!(name, Unit::Seconds, help);

@@ -344,3 +344,32 @@ fn little_free_space_refuses_submits_before_the_disk_is_full() {
     world.start();
     assert_eq!(world.bound("acme").submit(&message(b"x")).status, ROK);
 }
+
+#[test]
+fn the_service_manager_is_told_ready_alive_and_stopping() {
+    let script = Script::new();
+    let dir = tempfile::tempdir().unwrap();
+    let told = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    told.set_read_timeout(Some(common::WAIT)).unwrap();
+    let at = dir.path().join("notify");
+    let daemon = Daemon::with(script.addr(), "", |dir| {
+        let mut command = command(dir);
+        command.env("NOTIFY_SOCKET", &at).env("WATCHDOG_USEC", "100000");
+        command
+    });
+    let hear = |wanted: &str| {
+        let mut buf = [0u8; 512];
+        loop {
+            let n = told.recv(&mut buf).expect(wanted);
+            if String::from_utf8_lossy(&buf[..n]).lines().any(|l| l == wanted) {
+                return;
+            }
+        }
+    };
+    hear("READY=1");
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    daemon.signal("-TERM");
+    hear("STOPPING=1");
+    assert_eq!(daemon.end().0, Some(0));
+}

@@ -182,8 +182,7 @@ async fn one(mut request: Value, uid: u32, gid: u32, context: &Context, access: 
                 .iter()
                 .find(|m| m.name == method)
                 .map_or("unknown", |m| m.name);
-            metrics::counter!("smsconnect_admin_requests_total", "method" => known, "outcome" => outcome)
-                .increment(1);
+            crate::metrics::admin_request(known, outcome);
             result
         }
         _ => Err(Fault::new(

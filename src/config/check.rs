@@ -40,6 +40,25 @@ fn digits(text: &str) -> bool {
     text.bytes().all(|c| c.is_ascii_digit())
 }
 
+/// Reasons of refusal that `[status]` may give another command_status.
+pub const REASONS: &[&str] = &[
+    "account_inactive",
+    "window_full",
+    "overload",
+    "store",
+    "not_offered",
+    "schedule",
+    "validity",
+    "empty",
+    "destination",
+    "source",
+    "too_long",
+    "rate",
+    "no_route",
+    "no_price",
+    "balance",
+];
+
 pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     let mut k = Check { places, faults };
     customer(c, &mut k);
@@ -62,6 +81,12 @@ pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     upstreams(c, &mut k);
     routes(c, &mut k);
     tariffs(c, &mut k);
+    for reason in c.status.keys().filter(|r| !REASONS.contains(&r.as_str())) {
+        k.fault(
+            &format!("status.{reason}"),
+            format!("is no reason of refusal; reasons are {}", REASONS.join(", ")),
+        );
+    }
     for (i, inbound) in c.inbound.iter().enumerate() {
         for (key, value) in [("address", &inbound.address), ("account", &inbound.account)] {
             if value.is_empty() {

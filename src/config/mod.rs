@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::money::Money;
 
+pub use check::REASONS;
 pub use print::print;
 
 /// A secret that is never shown.

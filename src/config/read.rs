@@ -55,7 +55,7 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
                 Some(Ok(address)) => c.metrics.listen = Some(address),
                 Some(Err(_)) => {
                     r.fault(
-                        r.line() + 1,
+                        r.line_of("listen"),
                         "listen",
                         "no address; write it as \"127.0.0.1:9464\", or \"\" for none",
                     );
@@ -144,7 +144,7 @@ fn admin(r: &mut Reader<'_, '_>, c: &mut Config) {
     if let Some(path) = r.optional_text("socket") {
         o.socket = path.into();
     }
-    let line = r.places.get("admin.mode").copied().unwrap_or(r.line());
+    let line = r.line_of("mode");
     if let Some(mode) = r.optional_text("mode") {
         match u32::from_str_radix(&mode, 8).ok().filter(|m| *m <= 0o777) {
             Some(mode) => o.mode = mode,
@@ -254,7 +254,7 @@ fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
     r.tables("price", |r| {
         let mut p = Price::default();
         r.text("prefix", &mut p.prefix);
-        let line = r.line();
+        let line = r.line_of("price");
         match r.optional_text("price").map(|s| (Money::parse(&s), s)) {
             Some((Ok(price), _)) if price.0 >= 0 => p.price = price,
             Some((Ok(_), s)) => r.fault(line, "price", &format!("{s:?} is negative")),

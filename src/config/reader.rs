@@ -58,9 +58,10 @@ impl<'a, 't> Reader<'a, 't> {
         }
     }
 
-    /// Line of the table itself.
-    pub fn line(&self) -> usize {
-        self.line
+    /// The line of a key; the table's own where the key was not written.
+    pub fn line_of(&self, key: &str) -> usize {
+        let written = self.entries.iter().find(|(k, ..)| k == key);
+        written.map_or(self.line, |(_, line, _)| *line)
     }
 
     fn find(&mut self, key: &'static str) -> Option<(usize, &'a DeValue<'t>)> {

@@ -18,7 +18,7 @@ use crate::admin::{Access, Context, Server};
 use crate::clock;
 use crate::config::{Config, Durability, LogFormat};
 use crate::flow::{Engine, EngineOptions, Gateway};
-use crate::metrics::{Metrics, ROWS, SECONDS};
+use crate::metrics::{RECEIPT_SECONDS, ROWS, SECONDS};
 use crate::net::Net;
 use crate::store::StoreError;
 use crate::store::sqlite::{Options, SqliteStore};
@@ -68,7 +68,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     })
     .map_err(failed)?;
     let known = store.known().map_err(failed)?;
-    let built = build::gateway(config, &known, Metrics::new()).map_err(StartError)?;
+    let built = build::gateway(config, &known, crate::flow::metrics()).map_err(StartError)?;
     let gateway = Arc::new(built.gateway);
     let options = EngineOptions {
         now_ms: clock::now_ms,
@@ -192,7 +192,13 @@ fn recorder() -> Arc<dyn Fn() -> String + Send + Sync> {
     let handle = HANDLE.get_or_init(|| {
         let builder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
-            .and_then(|b| b.set_buckets_for_metric(Matcher::Full("smsconnect_commit_rows".into()), &ROWS));
+            .and_then(|b| b.set_buckets_for_metric(Matcher::Full("smsconnect_commit_rows".into()), &ROWS))
+            .and_then(|b| {
+                b.set_buckets_for_metric(
+                    Matcher::Full("smsconnect_receipt_seconds".into()),
+                    &RECEIPT_SECONDS,
+                )
+            });
         let handle = builder.ok()?.install_recorder().ok()?;
         // Histograms keep every sample until they are folded into their buckets.
         let upkeep = handle.clone();

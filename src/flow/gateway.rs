@@ -11,6 +11,7 @@ use super::account::Accounts;
 use super::ingress::{Control, ControlError, ControlReply, Ingress, Input, Signal, lock};
 use super::lane::{Outgoing, Upstream};
 use super::policy::Policy;
+use crate::domain::outcome::Final;
 use crate::domain::reject::Reject;
 use crate::ids::{AccountId, SessionId, UpstreamId};
 use crate::metrics::Metrics;
@@ -209,6 +210,13 @@ impl Gateway {
         full.then_some(Reject::Overload)
     }
 
+    /// Counts a refused submit; `None`: for the form of a field.
+    pub fn refused(&self, reason: Option<Reject>) {
+        self.totals.refused.fetch_add(1, Ordering::Relaxed);
+        self.metrics
+            .refused(reason.map_or(Reject::ALL.len(), |r| r as usize));
+    }
+
     /// Whether the store takes writes.
     #[must_use]
     pub fn store_ok(&self) -> bool {
@@ -322,4 +330,16 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Handles of the metrics, with the labels of the domain's own words.
+#[must_use]
+pub fn metrics() -> Metrics {
+    // A malformed field has its own status and one reason for all.
+    let mut reasons: Vec<&'static str> = Reject::ALL.map(Reject::name).into();
+    reasons.push("field");
+    let states: Vec<&'static str> = (0..=8)
+        .map(|code| Final::from_code(code).map_or("none", Final::word))
+        .collect();
+    Metrics::new(&reasons, &states)
 }

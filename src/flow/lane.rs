@@ -13,6 +13,8 @@ use crate::ids::{MessageKey, UpstreamId};
 pub struct Outgoing {
     /// Its key.
     pub key: MessageKey,
+    /// Accepted, ms since the epoch.
+    pub at_ms: u64,
     /// Until when it may be sent, ms since the epoch.
     pub expires_ms: u64,
     /// Temporary refusals so far.
@@ -206,6 +208,14 @@ impl Upstream {
     pub fn depth(&self) -> (usize, usize) {
         let lane = lock(&self.lane);
         (lane.queue.len() + lane.retry.len(), lane.backlog.len())
+    }
+
+    /// When the oldest message that waits in memory was accepted, ms since the epoch.
+    #[must_use]
+    pub fn oldest_ms(&self) -> Option<u64> {
+        let lane = lock(&self.lane);
+        let queued = lane.queue.front().map(|m| m.at_ms);
+        lane.retry.values().map(|m| m.at_ms).chain(queued).min()
     }
 
     /// Adds committed messages in order. What does not fit waits in the store, of which only the key is kept.
@@ -419,6 +429,7 @@ mod tests {
     fn message(key: u64) -> Outgoing {
         Outgoing {
             key: MessageKey(key),
+            at_ms: key,
             expires_ms: 1_000_000,
             attempts: 0,
             unanswered: 0,

@@ -19,7 +19,7 @@ mod policy;
 pub use account::{AccountState, Accounts};
 pub use admit::{Submission, admit};
 pub use engine::{Engine, EngineOptions, OpenView};
-pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals};
+pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals, metrics};
 pub use ingress::{
     Admitted, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer, ToUpstream,
     UpEvent, UpReceipt,

@@ -243,13 +243,15 @@ impl Logic {
                 self.unanswered += 1;
                 return;
             }
-            Err(Fault::Field(status)) => status,
+            Err(Fault::Field(status)) => {
+                gateway.refused(None);
+                status
+            }
             Err(Fault::Reason(reason)) => {
-                gateway.metrics.refused(reason);
+                gateway.refused(Some(reason));
                 self.shared.statuses.of(reason)
             }
         };
-        gateway.totals.refused.fetch_add(1, Ordering::Relaxed);
         smpp::put_header_only(out, CommandId::SUBMIT_SM_RESP, status, sequence);
     }
 
@@ -323,7 +325,7 @@ impl Logic {
                 ),
                 ToCustomer::Refused(sequence, reason) => {
                     let status = self.shared.statuses.of(reason);
-                    self.shared.gateway.metrics.refused(reason);
+                    self.shared.gateway.refused(Some(reason));
                     smpp::put_header_only(out, CommandId::SUBMIT_SM_RESP, status, sequence);
                 }
             }

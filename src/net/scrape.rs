@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::flow::Gateway;
 use crate::metrics;
+use crate::money::Money;
 
 /// Renders the metrics text.
 pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
@@ -140,7 +141,8 @@ fn refresh(gateway: &Gateway) {
             .sum();
         let (waiting, stored) = u.depth();
         let name = &u.options.name;
-        metrics::upstream_gauges(name, bound, u.binds.len(), outstanding, waiting, stored);
+        let age_ms = u.oldest_ms().map_or(0, |at| clock::now_ms().saturating_sub(at));
+        metrics::upstream_gauges(name, bound, u.binds.len(), outstanding, waiting, stored, age_ms);
         let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         metrics::upstream_counters(
             name,
@@ -156,6 +158,13 @@ fn refresh(gateway: &Gateway) {
         load(&t.open),
         load(&t.parked),
         load(&t.sealing),
+        Money(
+            gateway
+                .accounts()
+                .iter()
+                .map(|a| a.with_wallet(|w| w.held().0))
+                .fold(0, i64::saturating_add),
+        ),
         gateway.store_ok(),
     );
 }

@@ -481,7 +481,7 @@ impl<'a> Broadcast<'a> {
             middle: &[],
             tlvs: Tlvs::EMPTY,
             // cancel_broadcast_sm_resp has none (SMPP 5.0 §4.6.3.1); what a peer puts there is not kept.
-            body: !body.is_empty() && !(response && kind == 0x13),
+            body: !(body.is_empty() || response && kind == 0x13),
         };
         if response {
             if body.is_empty() || kind == 0x13 {

@@ -277,6 +277,7 @@ impl<S: Store> Engine<S> {
         for (a, lane) in self.batch.accepted.drain(..).zip(self.pending.lanes.drain(..)) {
             let message = Outgoing {
                 key: a.key,
+                at_ms: a.at_ms,
                 expires_ms: a.expires_ms,
                 attempts: 0,
                 unanswered: 0,

@@ -160,7 +160,11 @@ impl<S: Store> Engine<S> {
             row.flags |= self.deliver_receipt(&row, &open);
         }
         self.gateway.totals.finished.fetch_add(1, Ordering::Relaxed);
-        self.gateway.metrics.finished(state);
+        self.gateway.metrics.finished(usize::from(state.code()));
+        if open.phase == Phase::Sent {
+            let seconds = now.saturating_sub(open.step_ms) as f64 / 1e3;
+            self.gateway.metrics.receipt_seconds.record(seconds);
+        }
         self.batch.finished.push(row);
     }
 

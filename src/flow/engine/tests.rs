@@ -19,7 +19,6 @@ use crate::flow::lane::{UnknownOutcome, Upstream, UpstreamOptions};
 use crate::flow::outbox::Payload;
 use crate::flow::{Limits, Policy, Submission, admit};
 use crate::ids::SessionId;
-use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 
 thread_local! {
@@ -130,7 +129,7 @@ fn gateway() -> Arc<Gateway> {
         upstream(0, UnknownOutcome::Resend),
         upstream(1, UnknownOutcome::Hold),
     ];
-    Arc::new(Gateway::new(policy(), upstreams, limits, Metrics::new()))
+    Arc::new(Gateway::new(policy(), upstreams, limits, crate::flow::metrics()))
 }
 
 struct World {

@@ -225,6 +225,7 @@ impl<S: Store> Engine<S> {
                 if let Some(open) = book.get(key) {
                     loaded.push(Outgoing {
                         key,
+                        at_ms: open.at_ms,
                         expires_ms: open.expires_ms,
                         attempts: 0,
                         unanswered: 0,
