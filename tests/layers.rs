@@ -71,6 +71,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
         "tools",
         &["smpp", "session", "clock", "wire"],
         &[
+            "thiserror",
             "tokio",
             "tokio_util",
             "hdrhistogram",
