@@ -29,6 +29,7 @@ impl Bed {
         let made = || -> Result<Bed, Box<dyn std::error::Error>> {
             let dir = tempfile::tempdir()?;
             let mut store = SqliteStore::open(Options {
+                accept_older: false,
                 path: dir.path().join("bench.db"),
                 full,
                 segment_messages: 1_000_000,

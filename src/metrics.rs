@@ -24,6 +24,8 @@ pub struct Metrics {
     finished: Vec<Counter>,
     /// Receipts without a known message.
     pub unmatched: Counter,
+    /// Parked receipts given up: too old, or too many.
+    pub parked_dropped: Counter,
     /// Inbound messages that no rule claims.
     pub inbound_unclaimed: Counter,
     /// Receipts and inbound messages dropped after `receipt_keep_s`.
@@ -70,6 +72,7 @@ impl Metrics {
                 |word| counter!("smsconnect_messages_finished_total", "state" => word),
             ),
             unmatched: counter!("smsconnect_receipts_unmatched_total"),
+            parked_dropped: counter!("smsconnect_receipts_parked_dropped_total"),
             inbound_unclaimed: counter!("smsconnect_inbound_unclaimed_total"),
             outbox_expired: counter!("smsconnect_outbox_expired_total"),
             commit_rows: histogram!("smsconnect_commit_rows"),
@@ -161,10 +164,11 @@ pub fn upstream_counters(upstream: &str, sent: u64, throttled: u64, refused: u64
 }
 
 /// Gauges of the store and the engine.
-pub fn engine_gauges(open: u64, parked: u64, sealing: u64, held: Money, store_ok: bool) {
+pub fn engine_gauges(open: u64, parked: u64, sealing: u64, log_bytes: u64, held: Money, store_ok: bool) {
     gauge!("smsconnect_open_messages").set(open as f64);
     gauge!("smsconnect_parked_receipts").set(parked as f64);
     gauge!("smsconnect_segments_to_seal").set(sealing as f64);
+    gauge!("smsconnect_store_log_bytes").set(log_bytes as f64);
     gauge!("smsconnect_wallet_held_micros").set(held.0 as f64);
     gauge!("smsconnect_store_writable").set(f64::from(u8::from(store_ok)));
 }
@@ -205,6 +209,10 @@ fn describe() {
         (
             "smsconnect_receipts_unmatched_total",
             "Receipts without a known message, parked",
+        ),
+        (
+            "smsconnect_receipts_parked_dropped_total",
+            "Parked receipts given up after parked_keep_s or beyond parked_max",
         ),
         (
             "smsconnect_inbound_unclaimed_total",
@@ -265,6 +273,10 @@ fn describe() {
         (
             "smsconnect_segments_to_seal",
             "Full journal segments waiting to be sealed",
+        ),
+        (
+            "smsconnect_store_log_bytes",
+            "Octets of the write-ahead log that have not been moved into the store",
         ),
         ("smsconnect_store_writable", "1 while the store takes writes"),
     ] {

@@ -25,6 +25,9 @@ const UNIT: i64 = 1_000_000;
 impl Money {
     /// Nothing.
     pub const ZERO: Money = Money(0);
+    /// The most that a balance, a credit limit or a payment may be: nine thousand million units. Sums of a few of them stay
+    /// far from the ends of the range, here and in the store.
+    pub const MOST: Money = Money(9_000_000_000 * UNIT);
 
     /// Reads a decimal string: `"0.80"`, `"-12"`, `"5000.00"`. No exponent, no separators, at most six decimals.
     ///

@@ -21,6 +21,7 @@ const UP: UpstreamId = UpstreamId(3);
 
 fn options(dir: &Path) -> Options {
     Options {
+        accept_older: false,
         path: dir.join("store.db"),
         full: true,
         segment_messages: 1_000_000,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::params::Params;
 use super::{Context, Fault, time};
 use crate::domain::account::{Account, AccountState as Standing, BindAllowed, parse_net};
-use crate::flow::{AccountState, Control, ControlReply};
+use crate::flow::{AccountState, Change, Control, ControlError, ControlReply};
 use crate::ids::AccountId;
 use crate::money::Money;
 
@@ -49,7 +49,9 @@ pub(super) async fn create(context: &Context, params: Value) -> Result<Value, Fa
         credit_limit: Money::ZERO,
         created_ms: (context.now_ms)(),
     };
-    fields(context, &mut p, &mut account)?;
+    let mut wanted = Fields::default();
+    fields(context, &mut p, &mut wanted)?;
+    wanted.apply(&mut account);
     p.done()?;
     let (password, generated) = secret(given)?;
     account.password_hash = hash(password.clone()).await?;
@@ -101,53 +103,80 @@ async fn hash(password: String) -> Result<String, Fault> {
     .ok_or_else(|| Fault::unavailable("the password could not be hashed"))
 }
 
-/// The optional fields of create and update.
-fn fields(context: &Context, p: &mut Params, a: &mut Account) -> Result<(), Fault> {
-    if let Some(tariff) = p.text("tariff")? {
-        if !tariff.is_empty() && context.gateway.policy.load().tariff(&tariff).is_none() {
-            return Err(Fault::validation(
-                "tariff",
-                "no [[tariff]] of this name in the config",
-            ));
-        }
-        a.tariff = tariff;
-    }
-    let narrow = |n: Option<u64>, old: u32| n.map_or(old, |n| n as u32);
-    a.tps = narrow(p.number("tps", 0, 1_000_000)?, a.tps);
-    a.window = narrow(p.number("window", 0, 100_000)?, a.window);
-    a.max_binds = narrow(p.number("max_binds", 0, 100_000)?, a.max_binds);
-    if let Some(ips) = p.list("allow_ips")? {
-        if let Some(bad) = ips.iter().find(|ip| parse_net(ip).is_none()) {
-            return Err(Fault::validation(
-                "allow_ips",
-                format!("{bad:?} is no address or network such as 192.0.2.0/24"),
-            ));
-        }
-        a.allow_ips = ips;
-    }
-    if let Some(senders) = p.list("senders")? {
-        if senders.iter().any(|s| s.len() > 20 || s.contains(',')) {
-            return Err(Fault::validation(
-                "senders",
-                "a sender is at most 20 characters without commas",
-            ));
-        }
-        a.senders = senders;
-    }
-    if let Some(bind) = p.text("bind")? {
-        a.bind = match bind.as_str() {
-            "all" => BindAllowed::All,
-            "transmitter" => BindAllowed::Transmitter,
-            "receiver" => BindAllowed::Receiver,
-            "transceiver" => BindAllowed::Transceiver,
-            _ => {
-                return Err(Fault::validation(
-                    "bind",
-                    "bind must be all, transmitter, receiver or transceiver",
-                ));
+/// The optional fields of create and update: those that were given.
+#[derive(Default)]
+struct Fields {
+    tariff: Option<String>,
+    tps: Option<u32>,
+    window: Option<u32>,
+    max_binds: Option<u32>,
+    allow_ips: Option<Vec<String>>,
+    senders: Option<Vec<String>>,
+    bind: Option<BindAllowed>,
+}
+
+impl Fields {
+    fn apply(self, a: &mut Account) {
+        fn set<T>(slot: &mut T, given: Option<T>) {
+            if let Some(value) = given {
+                *slot = value;
             }
-        };
+        }
+        set(&mut a.tariff, self.tariff);
+        set(&mut a.tps, self.tps);
+        set(&mut a.window, self.window);
+        set(&mut a.max_binds, self.max_binds);
+        set(&mut a.allow_ips, self.allow_ips);
+        set(&mut a.senders, self.senders);
+        set(&mut a.bind, self.bind);
     }
+}
+
+fn fields(context: &Context, p: &mut Params, f: &mut Fields) -> Result<(), Fault> {
+    f.tariff = p.text("tariff")?;
+    if let Some(tariff) = f.tariff.as_ref().filter(|t| !t.is_empty())
+        && context.gateway.policy.load().tariff(tariff).is_none()
+    {
+        return Err(Fault::validation(
+            "tariff",
+            "no [[tariff]] of this name in the config",
+        ));
+    }
+    let narrow = |n: Option<u64>| n.map(|n| n as u32);
+    f.tps = narrow(p.number("tps", 0, 1_000_000)?);
+    f.window = narrow(p.number("window", 0, 100_000)?);
+    f.max_binds = narrow(p.number("max_binds", 0, 100_000)?);
+    f.allow_ips = p.list("allow_ips")?;
+    if let Some(bad) = f.allow_ips.iter().flatten().find(|ip| parse_net(ip).is_none()) {
+        return Err(Fault::validation(
+            "allow_ips",
+            format!("{bad:?} is no address or network such as 192.0.2.0/24"),
+        ));
+    }
+    f.senders = p.list("senders")?;
+    if f.senders
+        .iter()
+        .flatten()
+        .any(|s| s.len() > 20 || s.contains(','))
+    {
+        return Err(Fault::validation(
+            "senders",
+            "a sender is at most 20 characters without commas",
+        ));
+    }
+    f.bind = match p.text("bind")?.as_deref() {
+        None => None,
+        Some("all") => Some(BindAllowed::All),
+        Some("transmitter") => Some(BindAllowed::Transmitter),
+        Some("receiver") => Some(BindAllowed::Receiver),
+        Some("transceiver") => Some(BindAllowed::Transceiver),
+        Some(_) => {
+            return Err(Fault::validation(
+                "bind",
+                "bind must be all, transmitter, receiver or transceiver",
+            ));
+        }
+    };
     Ok(())
 }
 
@@ -176,23 +205,31 @@ pub(super) fn show(context: &Context, params: Value) -> Result<Value, Fault> {
 pub(super) async fn update(context: &Context, params: Value) -> Result<Value, Fault> {
     let mut p = Params::new(params)?;
     let state = p.account(context)?;
-    let _one_at_a_time = context.changing.lock().await;
-    let mut account = (*state.spec()).clone();
-    if account.state == Standing::Closed {
-        return Err(Fault::new("E_STATE", "the account is closed"));
-    }
-    fields(context, &mut p, &mut account)?;
+    // Read into a copy first, so that a wrong field changes nothing.
+    let mut wanted = Fields::default();
+    fields(context, &mut p, &mut wanted)?;
     let given = p.text("password")?;
     p.done()?;
-    if let Some(password) = given {
-        account.password_hash = hash(secret(Some(password))?.0).await?;
-    }
-    put(context, account).await
+    let password_hash = match given {
+        Some(password) => Some(hash(secret(Some(password))?.0).await?),
+        None => None,
+    };
+    let change = move |account: &mut Account| {
+        if account.state == Standing::Closed {
+            return Err(ControlError::State("the account is closed"));
+        }
+        wanted.apply(account);
+        if let Some(hash) = password_hash {
+            account.password_hash = hash;
+        }
+        Ok(())
+    };
+    changed(context, state.id, Box::new(change)).await
 }
 
-async fn put(context: &Context, account: Account) -> Result<Value, Fault> {
-    let id = account.id;
-    context.control(Control::PutAccount(Box::new(account))).await?;
+/// Makes a change and shows the account as it is then.
+pub(super) async fn changed(context: &Context, id: AccountId, change: Change) -> Result<Value, Fault> {
+    context.control(Control::ChangeAccount(id, change)).await?;
     let accounts = context.gateway.accounts();
     accounts
         .get(id)
@@ -204,14 +241,14 @@ async fn set_state(context: &Context, params: Value, to: Standing) -> Result<Val
     let mut p = Params::new(params)?;
     let state = p.account(context)?;
     p.done()?;
-    let one_at_a_time = context.changing.lock().await;
-    let mut account = (*state.spec()).clone();
-    if account.state == Standing::Closed && to != Standing::Closed {
-        return Err(Fault::new("E_STATE", "the account is closed for good"));
-    }
-    account.state = to;
-    let shown = put(context, account).await?;
-    drop(one_at_a_time);
+    let change = move |account: &mut Account| {
+        if account.state == Standing::Closed && to != Standing::Closed {
+            return Err(ControlError::State("the account is closed for good"));
+        }
+        account.state = to;
+        Ok(())
+    };
+    let shown = changed(context, state.id, Box::new(change)).await?;
     // Its sessions see the new state when they are woken.
     if to != Standing::Active {
         context.gateway.kick(|s| s.account == state.id);

@@ -35,8 +35,6 @@ pub struct Context {
     pub started_ms: u64,
     /// Reads the time.
     pub now_ms: fn() -> u64,
-    /// Held from reading an account's settings until their change is on record, so that changes never undo each other.
-    pub changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How long a change may wait for its commit.
@@ -73,6 +71,7 @@ fn fault_of(error: ControlError) -> Fault {
         .field("receipt"),
         ControlError::Unavailable => Fault::unavailable("the store takes no writes at the moment"),
         ControlError::Invalid(field, what) => Fault::validation(field, what),
+        ControlError::State(what) => Fault::new("E_STATE", what),
     }
 }
 

@@ -62,16 +62,27 @@ impl Params {
 
     /// An amount as a decimal string.
     pub fn money(&mut self, name: &str) -> Result<Option<Money>, Fault> {
-        let Some(text) = self.text(name)? else {
-            return Ok(None);
-        };
-        Money::parse(&text).map(Some).map_err(|e| {
+        let wrong = |e: &dyn std::fmt::Display| {
             Fault::new(
                 "E_AMOUNT",
                 format!("{name}: {e}; write it as a string such as \"250.00\""),
             )
             .field(name)
-        })
+        };
+        let text = match self.take(name) {
+            None => return Ok(None),
+            Some(Value::String(text)) => text,
+            // A number with a fraction has lost digits on its way already.
+            Some(Value::Number(n)) if n.is_i64() || n.is_u64() => n.to_string(),
+            Some(_) => return Err(wrong(&"not a decimal string")),
+        };
+        match Money::parse(&text) {
+            Ok(amount) if amount.0.unsigned_abs() > Money::MOST.0.unsigned_abs() => {
+                Err(wrong(&format!("more than {}", Money::MOST)))
+            }
+            Ok(amount) => Ok(Some(amount)),
+            Err(e) => Err(wrong(&e)),
+        }
     }
 
     /// A list of texts, if given; one text with commas is taken too.

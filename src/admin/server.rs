@@ -213,9 +213,10 @@ async fn authorised(
             "your user is no [[admin.principal]] of this daemon",
         ));
     };
-    if let Some(found) = METHODS.iter().find(|m| m.name == method)
-        && !allowed(&roles, found.roles)
-    {
+    let Some(found) = METHODS.iter().find(|m| m.name == method) else {
+        return Err(Fault::new("E_UNKNOWN_CMD", format!("no such method: {method}")));
+    };
+    if !allowed(&roles, found.roles) {
         tracing::warn!(uid, method = found.name, "admin request denied: role");
         return Err(Fault::new(
             "E_DENIED",

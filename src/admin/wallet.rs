@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::params::Params;
 use super::{Context, Fault, time};
+use crate::domain::account::Account;
 use crate::flow::{AccountState, Control, ControlReply};
 use crate::store::sqlite::Reader;
 
@@ -92,10 +93,13 @@ pub(super) async fn limit(context: &Context, params: Value) -> Result<Value, Fau
     if credit.0 < 0 {
         return Err(Fault::new("E_AMOUNT", "credit must not be negative").field("credit"));
     }
-    let _one_at_a_time = context.changing.lock().await;
-    let mut spec = (*account.spec()).clone();
-    spec.credit_limit = credit;
-    context.control(Control::PutAccount(Box::new(spec))).await?;
+    let change = move |a: &mut Account| {
+        a.credit_limit = credit;
+        Ok(())
+    };
+    context
+        .control(Control::ChangeAccount(account.id, Box::new(change)))
+        .await?;
     Ok(describe(context, &account))
 }
 

@@ -32,7 +32,14 @@ enum Command {
     #[command(
         after_help = "Example:\n  smsconnect serve --config /etc/smsconnect/smsconnect.toml\n\nExit codes: 0 after a clean end, 2 on a bad config (every fault is listed), 1 on anything else.\nSIGTERM or Ctrl-C ends in good order; a second one ends at once."
     )]
-    Serve(ConfigArg),
+    Serve {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Start on a store that is older than its last start: put back from a copy, or its -wal file lost. What was
+        /// acknowledged since then may be missing
+        #[arg(long)]
+        accept_older_store: bool,
+    },
     /// Check a config file
     #[command(
         after_help = "Example:\n  smsconnect check --config conf/smsconnect.toml --print\n\nExit codes: 0 good, 2 faults (all are listed)."
@@ -112,8 +119,11 @@ fn load_config(path: &std::path::Path) -> Result<config::Config, ExitCode> {
 #[must_use]
 pub fn run() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(arg) => match load_config(&arg.config) {
-            Ok(config) => daemon::serve(&config, &arg.config),
+        Command::Serve {
+            config: arg,
+            accept_older_store,
+        } => match load_config(&arg.config) {
+            Ok(config) => daemon::serve(&config, &arg.config, accept_older_store),
             Err(code) => code,
         },
         Command::Check { config: arg, print } => match load_config(&arg.config) {

@@ -202,7 +202,7 @@ fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
     r.u32("binds", 1, 1_000, &mut u.binds);
     r.u32("window", 1, 100_000, &mut u.window);
     r.u32("tps", 0, 1_000_000, &mut u.tps);
-    r.choice("id_format", IdFormat::WORDS, IdFormat::parse, &mut u.id_format);
+    id_format(r, &mut u.id_format);
     r.u64("enquire_link_ms", 0, DAY_MS, &mut u.enquire_link_ms);
     r.u64("response_timeout_ms", 1, DAY_MS, &mut u.response_timeout_ms);
     r.u64("reconnect_min_ms", 1, DAY_MS, &mut u.reconnect_min_ms);
@@ -235,6 +235,20 @@ fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
     u
 }
 
+/// The words, or the numbers that operators bring along: Jasmin's `dlr_msgid` 0 to 2 and Kannel's `msg-id-type` 0x00 to 0x03
+/// (0 and 3: spelled alike; 1: response hexadecimal, receipt decimal; 2: the other way round).
+fn id_format(r: &mut Reader<'_, '_>, into: &mut IdFormat) {
+    if r.is_text("id_format") {
+        return r.choice("id_format", IdFormat::WORDS, IdFormat::parse, into);
+    }
+    match r.integer("id_format", 0, 3) {
+        Some(0 | 3) => *into = IdFormat::Same,
+        Some(1) => *into = IdFormat::HexDec,
+        Some(2) => *into = IdFormat::DecHex,
+        _ => {}
+    }
+}
+
 fn route(r: &mut Reader<'_, '_>) -> Route {
     let mut route = Route::default();
     r.text("name", &mut route.name);
@@ -246,6 +260,9 @@ fn route(r: &mut Reader<'_, '_>) -> Route {
     route
 }
 
+/// A segment dearer than a million units is a slip of the finger; 255 of them still fit a balance.
+const PRICE_MOST: Money = Money(1_000_000 * 1_000_000);
+
 fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
     let mut t = Tariff::default();
     r.text("name", &mut t.name);
@@ -256,6 +273,9 @@ fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
         r.text("prefix", &mut p.prefix);
         let line = r.line_of("price");
         match r.optional_text("price").map(|s| (Money::parse(&s), s)) {
+            Some((Ok(price), s)) if price > PRICE_MOST => {
+                r.fault(line, "price", &format!("{s:?} is more than {PRICE_MOST}"));
+            }
             Some((Ok(price), _)) if price.0 >= 0 => p.price = price,
             Some((Ok(_), s)) => r.fault(line, "price", &format!("{s:?} is negative")),
             Some((Err(e), s)) => r.fault(line, "price", &format!("{s:?}: {e}")),

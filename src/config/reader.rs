@@ -82,6 +82,12 @@ impl<'a, 't> Reader<'a, 't> {
         self.entries.iter().any(|(k, ..)| k == key)
     }
 
+    /// Whether a key was written as a string.
+    pub fn is_text(&self, key: &str) -> bool {
+        let written = self.entries.iter().find(|(k, ..)| k == key);
+        written.is_some_and(|(_, _, v)| matches!(v.get_ref(), DeValue::String(_)))
+    }
+
     pub fn text(&mut self, key: &'static str, into: &mut String) {
         match self.find(key) {
             None => {}

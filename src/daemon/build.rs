@@ -9,7 +9,7 @@ use crate::domain::address::Numbering;
 use crate::domain::outcome::ChargeOn;
 use crate::domain::route::{Route, RouteTable, Strategy};
 use crate::domain::tariff::Tariff;
-use crate::flow::{Gateway, InboundRule, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
+use crate::flow::{Gateway, IdForm, InboundRule, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
 use crate::ids::UpstreamId;
 use crate::metrics::Metrics;
 use crate::net::{LinkOptions, Statuses};
@@ -84,7 +84,12 @@ fn upstream_options(u: &config::Upstream) -> UpstreamOptions {
             Unknown::Fail => UnknownOutcome::Fail,
         },
         unknown_resend_max: u.unknown_resend_max,
-        hex_forms: u.id_format != IdFormat::Same,
+        id_form: match u.id_format {
+            IdFormat::Auto => None,
+            IdFormat::Same => Some(IdForm::Same),
+            IdFormat::HexDec => Some(IdForm::HexDec),
+            IdFormat::DecHex => Some(IdForm::DecHex),
+        },
     }
 }
 

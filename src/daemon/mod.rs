@@ -59,12 +59,21 @@ fn failed(e: impl std::fmt::Display) -> StartError {
 /// # Errors
 /// The store, a listener or the admin socket cannot be opened.
 pub fn start(config: &Config) -> Result<Running, StartError> {
+    start_with(config, false)
+}
+
+/// As [`start`]; with `accept_older`, on a store that is older than its last start too.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with(config: &Config, accept_older: bool) -> Result<Running, StartError> {
     let recorder = recorder();
     let store = SqliteStore::open(Options {
         path: config.store.path.clone(),
         full: config.store.durability == Durability::Full,
         segment_messages: config.store.segment_messages,
         keep_days: config.store.keep_days,
+        accept_older,
     })
     .map_err(failed)?;
     let known = store.known().map_err(failed)?;
@@ -104,7 +113,6 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         shutdown: Arc::clone(&shutdown),
         started_ms: clock::now_ms(),
         now_ms: clock::now_ms,
-        changing: Arc::default(),
     };
     tokio::spawn(server.run(
         context,
@@ -125,9 +133,10 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
 
 /// The engine owns the store on a thread of its own: its commits block. It answers whether it ended with everything on
 /// record.
-fn spawn_engine(engine: Engine<SqliteStore>) -> std::io::Result<std::thread::JoinHandle<bool>> {
+fn spawn_engine(mut engine: Engine<SqliteStore>) -> std::io::Result<std::thread::JoinHandle<bool>> {
     std::thread::Builder::new()
         .name("engine".into())
+        // The engine is alive in every arm: a failed store must not be closed before the process is gone.
         .spawn(move || match engine.run() {
             Ok(()) => true,
             Err(error @ (StoreError::Full(_) | StoreError::Retry(_))) => {
@@ -180,8 +189,14 @@ impl Running {
         self.admin_stop.cancel();
         self.gateway.end();
         let engine = self.engine;
-        let joined = tokio::task::spawn_blocking(move || engine.join()).await;
-        matches!(joined, Ok(Ok(true)))
+        let joined = tokio::task::spawn_blocking(move || engine.join());
+        match tokio::time::timeout(ENGINE_END, joined).await {
+            Ok(joined) => matches!(joined, Ok(Ok(true))),
+            Err(_) => {
+                tracing::error!("the store did not come to its end in time; nothing acknowledged is lost");
+                false
+            }
+        }
     }
 }
 
@@ -245,12 +260,14 @@ pub fn init_log(config: &Config) {
     };
 }
 
+/// How long the engine may take for its last commit.
+const ENGINE_END: Duration = Duration::from_secs(10);
 /// An engine without a sign of life for this long is stuck: the watchdog is not told otherwise.
 const STUCK_MS: u64 = 30_000;
 
 /// `smsconnect serve`: runs until a signal or `server.drain`, exit code 0 after a clean end.
 #[must_use]
-pub fn serve(config: &Config, path: &Path) -> ExitCode {
+pub fn serve(config: &Config, path: &Path, accept_older: bool) -> ExitCode {
     init_log(config);
     let runtime = match runtime(config.server.worker_threads) {
         Ok(runtime) => runtime,
@@ -261,7 +278,18 @@ pub fn serve(config: &Config, path: &Path) -> ExitCode {
     };
     let code = runtime.block_on(async {
         let mut signals = signals::Signals::new();
-        let running = match start(config) {
+        // Reading a large store back takes a while, in which a signal must work: nothing has begun that needs an end.
+        let config = config.clone();
+        let socket = config.admin.socket.clone();
+        let starting = tokio::task::spawn_blocking(move || start_with(&config, accept_older));
+        let started = tokio::select! {
+            started = starting => started.map_err(failed).and_then(|r| r),
+            () = signals.first() => {
+                eprintln!("smsconnect: stopped while starting; nothing was changed");
+                std::process::exit(0);
+            }
+        };
+        let running = match started {
             Ok(running) => running,
             Err(e) => {
                 eprintln!("smsconnect: {e}");
@@ -271,7 +299,7 @@ pub fn serve(config: &Config, path: &Path) -> ExitCode {
         for address in &running.customer {
             tracing::info!(%address, "customers can bind");
         }
-        tracing::info!(config = %path.display(), admin = %config.admin.socket.display(), "ready");
+        tracing::info!(config = %path.display(), admin = %socket.display(), "ready");
         signals::notify_ready();
         let gateway = Arc::clone(&running.gateway);
         signals

@@ -34,6 +34,14 @@ impl Signals {
         }
     }
 
+    /// Waits for the first signal.
+    pub async fn first(&mut self) {
+        tokio::select! {
+            () = next(&mut self.term) => {}
+            () = next(&mut self.int) => {}
+        }
+    }
+
     /// Waits for the first signal or for `shutdown`, telling the watchdog meanwhile that we live, for as long as `alive`.
     pub async fn wait(&mut self, shutdown: &Notify, alive: impl Fn() -> bool) {
         let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3_600), |t| t / 2);

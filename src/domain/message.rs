@@ -231,6 +231,16 @@ impl Stub {
         })
     }
 
+    /// The same without the text.
+    #[must_use]
+    pub fn without_text(&self) -> Stub {
+        let r = &self.record;
+        let end = STUB_HEAD + usize::from(r[5]) + usize::from(r[6]);
+        Stub {
+            record: r[..end].into(),
+        }
+    }
+
     /// Addresses and text; the fields a stub does not keep are zero or empty.
     #[must_use]
     pub fn parts(&self) -> Parts<'_> {

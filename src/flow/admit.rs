@@ -75,7 +75,6 @@ pub fn admit(
     let hold = account
         .with_wallet(|w| w.hold(price))
         .map_err(|_| Reject::Balance)?;
-    gateway.in_commit.fetch_add(1, Ordering::Relaxed);
     let message = Message::new(&Parts {
         dest: dest.digits(),
         // The number is international now, whatever the customer called it (TON 1, NPI 1; SMPP 3.4 §5.2.5).
@@ -86,6 +85,10 @@ pub fn admit(
         },
         ..*parts
     });
+    gateway.in_commit.fetch_add(1, Ordering::Relaxed);
+    gateway
+        .in_commit_octets
+        .fetch_add(message.record().len() as u64, Ordering::Relaxed);
     Ok(Admitted {
         sequence: submission.sequence,
         at_ms: now_ms,

@@ -13,7 +13,7 @@ use super::lane::{Outgoing, Upstream};
 use super::policy::Policy;
 use crate::domain::outcome::Final;
 use crate::domain::reject::Reject;
-use crate::ids::{AccountId, SessionId, UpstreamId};
+use crate::ids::{AccountId, MessageKey, SessionId, UpstreamId};
 use crate::metrics::Metrics;
 
 /// Bounds on what the gateway holds.
@@ -97,7 +97,12 @@ pub struct Totals {
     pub parked: AtomicU64,
     /// Segments waiting to be sealed.
     pub sealing: AtomicU64,
+    /// Octets of the write-ahead log.
+    pub log_bytes: AtomicU64,
 }
+
+/// Octets a submit that waits for its commit may have on average before the gateway counts as full.
+const INGRESS_OCTETS_EACH: u64 = 1024;
 
 /// See the module's description. Cheap to share; all methods take `&self`.
 pub struct Gateway {
@@ -116,6 +121,8 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Submits admitted and not yet committed.
     pub(super) in_commit: AtomicU64,
+    /// And their octets.
+    pub(super) in_commit_octets: AtomicU64,
     /// Disk below `free_min_bytes`.
     pub(super) low_space: AtomicBool,
     /// The last commit failed for lack of space or a lock.
@@ -150,6 +157,7 @@ impl Gateway {
             totals: Totals::default(),
             metrics,
             in_commit: AtomicU64::new(0),
+            in_commit_octets: AtomicU64::new(0),
             low_space: AtomicBool::new(false),
             store_down: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -206,6 +214,7 @@ impl Gateway {
             return Some(Reject::StoreUnavailable);
         }
         let full = self.in_commit.load(Ordering::Relaxed) >= self.limits.ingress_max
+            || self.in_commit_octets.load(Ordering::Relaxed) >= self.limits.ingress_max * INGRESS_OCTETS_EACH
             || self.totals.open.load(Ordering::Relaxed) >= self.limits.open_max;
         full.then_some(Reject::Overload)
     }
@@ -217,10 +226,22 @@ impl Gateway {
             .refused(reason.map_or(Reject::ALL.len(), |r| r as usize));
     }
 
+    /// Admitted submits that are on record now, or were given up.
+    pub(super) fn left_commit(&self, n: usize, octets: usize) {
+        self.in_commit.fetch_sub(n as u64, Ordering::Relaxed);
+        self.in_commit_octets.fetch_sub(octets as u64, Ordering::Relaxed);
+    }
+
     /// Whether the store takes writes.
     #[must_use]
     pub fn store_ok(&self) -> bool {
         !self.store_down.load(Ordering::Relaxed) && !self.low_space.load(Ordering::Relaxed)
+    }
+
+    /// Whether anything can be put on record at all; the reserve of disk space serves receipts too.
+    #[must_use]
+    pub fn store_takes_writes(&self) -> bool {
+        !self.store_down.load(Ordering::Relaxed)
     }
 
     /// Stops taking submits; what is accepted goes on.
@@ -318,17 +339,34 @@ impl Gateway {
             .or_else(|| order().next())
     }
 
-    /// Puts messages into their lanes: `(lane index, message)` in the order accepted.
-    pub(super) fn dispatch(&self, messages: &mut VecDeque<(UpstreamId, Outgoing)>) {
+    /// Puts messages into their lanes: `(upstream, message)` in the order accepted. The keys of those that wait in the
+    /// store only.
+    #[must_use]
+    pub(super) fn dispatch(&self, messages: &mut VecDeque<(UpstreamId, Outgoing)>) -> Vec<MessageKey> {
+        let mut stored = Vec::new();
         while let Some((id, first)) = messages.pop_front() {
             let mut run = vec![first];
             while messages.front().is_some_and(|(next, _)| *next == id) {
                 run.extend(messages.pop_front().map(|(_, m)| m));
             }
-            if let Some(upstream) = self.upstream(id) {
-                upstream.push(run);
+            match self.upstream(id) {
+                Some(upstream) => stored.append(&mut upstream.push(run)),
+                None => stored.extend(run.into_iter().map(|m| m.key)),
             }
         }
+        stored
+    }
+
+    /// Whether some other upstream of a route that names `from` can send: then what waits at `from` may be moved.
+    #[must_use]
+    pub(super) fn has_detour(&self, policy: &Policy, from: UpstreamId) -> bool {
+        policy.routes.routes().iter().any(|route| {
+            route.to.contains(&from)
+                && route
+                    .to
+                    .iter()
+                    .any(|id| *id != from && self.upstream(*id).is_some_and(|u| u.live()))
+        })
     }
 }
 

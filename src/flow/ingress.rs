@@ -120,6 +120,8 @@ pub struct UpReceipt {
     pub smsc_id: Box<[u8]>,
     /// The number the message went to (source address of the receipt); empty if not given.
     pub number: Box<[u8]>,
+    /// Destination address of the receipt; some SMSCs do not turn the addresses round.
+    pub other: Box<[u8]>,
     /// message_state; 1 (ENROUTE) and unknown numbers are no end.
     pub state: u8,
     /// The `err` field.
@@ -136,6 +138,13 @@ pub enum UpEvent {
         /// The SMSC's id, at most 65 octets; empty if it gave none.
         smsc_id: Box<[u8]>,
     },
+    /// Taken by the SMSC, as it says after the response timeout: the message may wait for another try by now.
+    LateSent {
+        /// Which message.
+        key: MessageKey,
+        /// The SMSC's id, at most 65 octets; empty if it gave none.
+        smsc_id: Box<[u8]>,
+    },
     /// Refused for good with this command_status.
     Failed {
         /// Which message.
@@ -147,8 +156,10 @@ pub enum UpEvent {
     Expired(MessageKey),
     /// About to be written; wants its mark on record first.
     Sending(Outgoing),
-    /// Marked as being sent, but not written or refused for the moment: it waits again.
-    Requeued(MessageKey),
+    /// Marked as being sent, but not written: first in line again, once that is on record.
+    Unwritten(Outgoing),
+    /// Marked as being sent and refused for the moment: it waits for its next try, once that is on record.
+    Refused(Outgoing),
     /// Written, never answered, and to be held.
     Held(MessageKey),
     /// Written, never answered, and to be failed.
@@ -172,6 +183,8 @@ pub enum ControlError {
     Unavailable,
     /// A field is wrong.
     Invalid(&'static str, String),
+    /// Not in the state that it is in.
+    State(&'static str),
 }
 
 /// What a control request answers.
@@ -190,14 +203,16 @@ pub enum ControlReply {
 /// Called once with the outcome, on the engine's thread: must not block.
 pub type Reply = Box<dyn FnOnce(Result<ControlReply, ControlError>) + Send>;
 
+/// What to change of an account; an error refuses it.
+pub type Change = Box<dyn FnOnce(&mut Account) -> Result<(), ControlError> + Send>;
+
 /// A change from the control plane. It goes through the engine so that it is ordered with traffic and durable before the
 /// answer.
-#[derive(Debug)]
 pub enum Control {
     /// Creates an account; its id is assigned.
     CreateAccount(Box<Account>),
-    /// Replaces an account (same id).
-    PutAccount(Box<Account>),
+    /// Changes an account as it is when its turn comes, so that two changes at a time never undo each other.
+    ChangeAccount(AccountId, Change),
     /// Books a payment.
     Topup {
         /// For whom.
@@ -213,6 +228,18 @@ pub enum Control {
     ShowOpen(MessageKey),
     /// Answers when everything before it is on record.
     Barrier,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Control::CreateAccount(_) => "CreateAccount",
+            Control::ChangeAccount(..) => "ChangeAccount",
+            Control::Topup { .. } => "Topup",
+            Control::ShowOpen(_) => "ShowOpen",
+            Control::Barrier => "Barrier",
+        })
+    }
 }
 
 /// One hand-over to the engine.

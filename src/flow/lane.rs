@@ -1,9 +1,10 @@
 //! One upstream's lane: what waits for it, how fast it may go, and what becomes of messages it did not take.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::habits::{IdForm, IdHabits};
 use super::ingress::{Signal, UpEvent, lock};
 use crate::domain::message::Message;
 use crate::ids::{MessageKey, UpstreamId};
@@ -56,8 +57,8 @@ pub struct UpstreamOptions {
     pub unknown_outcome: UnknownOutcome,
     /// Resends before holding.
     pub unknown_resend_max: u32,
-    /// How its receipts spell the ids of its responses.
-    pub hex_forms: bool,
+    /// How its receipts spell the ids of its responses; `None`: to be learned.
+    pub id_form: Option<IdForm>,
 }
 
 /// A bind, for listing.
@@ -76,14 +77,26 @@ pub struct BindInfo {
 #[derive(Default)]
 struct Lane {
     queue: VecDeque<Outgoing>,
+    /// Octets of the messages in `queue`.
+    octets: usize,
     /// Temporarily refused, by when they are tried again.
     retry: BTreeMap<(u64, MessageKey), Outgoing>,
     /// Keys of messages that wait in the store.
     backlog: VecDeque<MessageKey>,
+    /// How many keys of the backlog stand for messages that have ended meanwhile.
+    gone: usize,
+    /// Looked at by the search for another route that is under way, and not movable: older than everything in `queue`.
+    stay: VecDeque<MessageKey>,
+    /// What that search has still to look at.
+    search: Option<usize>,
     /// Next free instant of the pacer, microseconds since the epoch.
     next_us: u64,
-    signals: BTreeMap<u16, Arc<dyn Signal>>,
-    turn: usize,
+    /// Every bind, up or not.
+    binds: BTreeMap<u16, Arc<dyn Signal>>,
+    /// Binds that can send.
+    senders: BTreeSet<u16>,
+    /// Senders that found the lane empty and want to be woken, longest waiting first.
+    idle: VecDeque<u16>,
 }
 
 /// An upstream: its lane, its switches, and what is shown of it.
@@ -96,8 +109,12 @@ pub struct Upstream {
     enabled: AtomicBool,
     /// Binds that may send.
     senders: AtomicU32,
+    /// Rises whenever it may have become able or unable to send.
+    turns: AtomicU32,
     /// Rises when its binds are to reconnect.
     reconnects: AtomicU32,
+    /// How it spells ids.
+    pub habits: IdHabits,
     /// Its binds.
     pub binds: Vec<BindInfo>,
     /// Accepted by the SMSC since the start.
@@ -129,8 +146,21 @@ pub struct Taken {
     pub low: bool,
 }
 
+/// What a slice of a search for another route found.
+#[derive(Debug, Default)]
+pub(super) struct Rerouted {
+    /// Messages in memory, and where to.
+    pub messages: Vec<(UpstreamId, Outgoing)>,
+    /// Keys of messages in the store, and where to.
+    pub keys: Vec<(UpstreamId, MessageKey)>,
+    /// Messages that stay, but are in the store only from now on.
+    pub stored: Vec<MessageKey>,
+}
+
 /// The pacer lets this much of a second through at once, so that timers of a millisecond can keep up with any rate.
 const PACE_BURST_US: u64 = 10_000;
+/// Octets a waiting message may have on average before the queue counts as full: texts are short, payloads need not be.
+const OCTETS_EACH: usize = 1024;
 
 impl Upstream {
     /// An upstream with `binds` sessions, none of them up.
@@ -138,10 +168,12 @@ impl Upstream {
     pub fn new(id: UpstreamId, options: UpstreamOptions, binds: usize) -> Upstream {
         Upstream {
             id,
+            habits: IdHabits::new(options.id_form),
             options,
             lane: Mutex::default(),
             enabled: AtomicBool::new(true),
             senders: AtomicU32::new(0),
+            turns: AtomicU32::new(0),
             reconnects: AtomicU32::new(0),
             binds: (0..binds).map(|_| BindInfo::default()).collect(),
             sent: AtomicU64::new(0),
@@ -166,6 +198,7 @@ impl Upstream {
     /// Switches it on or off and wakes its binds.
     pub fn enable(&self, on: bool) {
         self.enabled.store(on, Ordering::Release);
+        self.turns.fetch_add(1, Ordering::AcqRel);
         self.wake_all();
     }
 
@@ -181,33 +214,49 @@ impl Upstream {
         self.reconnects.load(Ordering::Acquire)
     }
 
+    /// Rises whenever it may have become able or unable to send.
+    pub(super) fn turns(&self) -> u32 {
+        self.turns.load(Ordering::Acquire)
+    }
+
     /// Wakes every bind.
     pub fn wake_all(&self) {
-        for signal in lock(&self.lane).signals.values() {
+        for signal in lock(&self.lane).binds.values() {
             signal.signal();
         }
     }
 
     /// A bind registers for wake-ups for as long as its task lives.
     pub fn register(&self, bind: u16, signal: Arc<dyn Signal>) {
-        lock(&self.lane).signals.insert(bind, signal);
+        lock(&self.lane).binds.insert(bind, signal);
     }
 
     /// A bind that may send is up.
-    pub fn sender_up(&self) {
-        self.senders.fetch_add(1, Ordering::AcqRel);
+    pub fn sender_up(&self, bind: u16) {
+        let mut lane = lock(&self.lane);
+        lane.senders.insert(bind);
+        lane.merge();
+        self.senders.store(lane.senders.len() as u32, Ordering::Release);
+        self.turns.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A bind that could send is gone.
-    pub fn sender_down(&self) {
-        self.senders.fetch_sub(1, Ordering::AcqRel);
+    /// A bind that could send is gone: what it was woken for is another's now.
+    pub fn sender_down(&self, bind: u16) {
+        let mut lane = lock(&self.lane);
+        lane.senders.remove(&bind);
+        lane.idle.retain(|b| *b != bind);
+        self.senders.store(lane.senders.len() as u32, Ordering::Release);
+        self.turns.fetch_add(1, Ordering::AcqRel);
+        let waiting = lane.queue.len() + lane.retry.len();
+        lane.wake(waiting);
     }
 
     /// Messages waiting: in memory and in the store.
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {
         let lane = lock(&self.lane);
-        (lane.queue.len() + lane.retry.len(), lane.backlog.len())
+        let stored = (lane.backlog.len() + lane.stay.len()).saturating_sub(lane.gone);
+        (lane.queue.len() + lane.retry.len(), stored)
     }
 
     /// When the oldest message that waits in memory was accepted, ms since the epoch.
@@ -218,74 +267,149 @@ impl Upstream {
         lane.retry.values().map(|m| m.at_ms).chain(queued).min()
     }
 
-    /// Adds committed messages in order. What does not fit waits in the store, of which only the key is kept.
-    pub(super) fn push(&self, messages: impl IntoIterator<Item = Outgoing>) {
+    /// Adds committed messages in order. What does not fit waits in the store: its keys are kept here and handed back.
+    #[must_use]
+    pub(super) fn push(&self, messages: impl IntoIterator<Item = Outgoing>) -> Vec<MessageKey> {
         let mut lane = lock(&self.lane);
-        let mut added = 0usize;
+        let (mut added, mut stored) = (0usize, Vec::new());
         for message in messages {
             // While the store has older ones, newer ones queue behind them.
-            if lane.backlog.is_empty() && lane.queue.len() < self.options.queue_max {
-                lane.queue.push_back(message);
+            let room = lane.queue.len() < self.options.queue_max
+                && lane.octets < self.options.queue_max * OCTETS_EACH;
+            if room && lane.backlog.is_empty() && lane.stay.is_empty() {
+                lane.append(message);
+                added += 1;
             } else {
-                lane.backlog.push_back(message.key);
+                stored.push(message.key);
             }
-            added += 1;
         }
-        wake(&mut lane, added);
+        lane.backlog.extend(&stored);
+        lane.wake(added);
+        stored
     }
 
-    /// Messages that wait in the store only (restart).
+    /// Messages that wait in the store only.
     pub(super) fn push_backlog(&self, keys: impl IntoIterator<Item = MessageKey>) {
         let mut lane = lock(&self.lane);
         lane.backlog.extend(keys);
     }
 
-    /// Keys to be loaded, if the queue is at most half full.
+    /// `n` messages of the backlog have ended; their keys go when it is their turn.
+    pub(super) fn forget_stored(&self, n: usize) {
+        lock(&self.lane).gone += n;
+    }
+
+    /// Keys to be loaded, if the queue is at most half full. Give those that did not load back with
+    /// [`Upstream::not_loaded`].
     pub(super) fn refill(&self, max: usize) -> Vec<MessageKey> {
         let mut lane = lock(&self.lane);
-        if lane.backlog.is_empty() || lane.queue.len() > self.options.queue_max / 2 {
+        let low = lane.queue.len() <= self.options.queue_max / 2
+            && lane.octets <= self.options.queue_max * OCTETS_EACH / 2;
+        if lane.backlog.is_empty() || !low || !lane.stay.is_empty() {
             return Vec::new();
         }
         let n = max.min(lane.backlog.len());
         lane.backlog.drain(..n).collect()
     }
 
-    /// Messages read back from the store, older than anything in the backlog.
-    pub(super) fn push_loaded(&self, messages: impl IntoIterator<Item = Outgoing>) {
+    /// Keys that [`Upstream::refill`] gave out and that could not be read: first in line again.
+    pub(super) fn not_loaded(&self, keys: impl DoubleEndedIterator<Item = MessageKey>) {
+        let mut lane = lock(&self.lane);
+        for key in keys.rev() {
+            lane.backlog.push_front(key);
+        }
+    }
+
+    /// Messages read back from the store, older than anything in the backlog; `gone` of the keys had ended meanwhile.
+    pub(super) fn push_loaded(&self, messages: impl IntoIterator<Item = Outgoing>, gone: usize) {
         let mut lane = lock(&self.lane);
         let before = lane.queue.len();
-        lane.queue.extend(messages);
+        for message in messages {
+            lane.append(message);
+        }
+        lane.gone = lane.gone.saturating_sub(gone);
         let added = lane.queue.len() - before;
-        wake(&mut lane, added);
+        lane.wake(added);
     }
 
-    /// Takes everything away, for another upstream: messages in memory, and keys.
-    pub(super) fn clear(&self) -> (Vec<Outgoing>, Vec<MessageKey>) {
+    /// Begins to look for another route for everything that waits here.
+    pub(super) fn search(&self) {
         let mut lane = lock(&self.lane);
-        let mut out: Vec<Outgoing> = lane.queue.drain(..).collect();
-        out.extend(std::mem::take(&mut lane.retry).into_values());
-        (out, lane.backlog.drain(..).collect())
+        lane.merge();
+        lane.search = Some(lane.queue.len() + lane.backlog.len());
     }
 
-    /// Takes those of `keys` away that wait here, in memory or in the store. The others are in a bind's hands.
+    /// Looks at up to `max` more waiting messages, oldest first: those for which `to` names an upstream leave the lane.
+    /// `None` once everything has been looked at.
+    pub(super) fn reroute(
+        &self,
+        max: usize,
+        mut to: impl FnMut(MessageKey) -> Option<UpstreamId>,
+    ) -> Option<Rerouted> {
+        let mut lane = lock(&self.lane);
+        let left = lane.search?;
+        let mut found = Rerouted::default();
+        for _ in 0..left.min(max) {
+            if let Some(message) = lane.queue.pop_front() {
+                lane.octets -= message.message.record().len();
+                match to(message.key) {
+                    Some(id) => found.messages.push((id, message)),
+                    None => {
+                        found.stored.push(message.key);
+                        lane.stay.push_back(message.key);
+                    }
+                }
+            } else if let Some(key) = lane.backlog.pop_front() {
+                match to(key) {
+                    Some(id) => found.keys.push((id, key)),
+                    None => lane.stay.push_back(key),
+                }
+            }
+        }
+        if left > max {
+            lane.search = Some(left - max);
+            return Some(found);
+        }
+        // What was refused for the moment waits for its time on, wherever that is.
+        for (due, message) in std::mem::take(&mut lane.retry) {
+            match to(message.key) {
+                Some(id) => found.messages.push((id, message)),
+                None => {
+                    lane.retry.insert(due, message);
+                }
+            }
+        }
+        lane.merge();
+        Some(found)
+    }
+
+    /// Takes those of `keys` away that wait here in memory. The others are in a bind's hands.
     pub(super) fn withdraw(&self, keys: &HashSet<MessageKey>) -> Vec<MessageKey> {
         let mut found = Vec::new();
         let mut lane = lock(&self.lane);
-        let mut keep = |key: MessageKey| {
-            let wanted = keys.contains(&key);
+        let mut octets = 0;
+        let mut keep = |m: &Outgoing| {
+            let wanted = keys.contains(&m.key);
             if wanted {
-                found.push(key);
+                found.push(m.key);
             }
             !wanted
         };
-        lane.queue.retain(|m| keep(m.key));
-        lane.backlog.retain(|k| keep(*k));
-        lane.retry.retain(|(_, k), _| keep(*k));
+        lane.queue.retain(|m| {
+            let kept = keep(m);
+            if !kept {
+                octets += m.message.record().len();
+            }
+            kept
+        });
+        lane.retry.retain(|_, m| keep(m));
+        lane.octets = lane.octets.saturating_sub(octets);
         found
     }
 
-    /// Takes up to `max` messages that may be written at `now_ms`.
-    pub fn take(&self, max: usize, now_ms: u64) -> Taken {
+    /// Takes up to `max` messages that `bind` may write at `now_ms`. A bind that finds less than it could take is woken when
+    /// there is more.
+    pub fn take(&self, bind: u16, max: usize, now_ms: u64) -> Taken {
         let mut taken = Taken::default();
         if !self.enabled() {
             return taken;
@@ -296,16 +420,18 @@ impl Upstream {
             let use_retry = retry_due.is_some_and(|due| due <= now_ms);
             if !use_retry && lane.queue.is_empty() {
                 taken.again_ms = retry_due;
+                lane.idles(bind);
                 break;
             }
             if let Some(wait) = self.pace(&mut lane, now_ms) {
                 taken.again_ms = Some(wait);
+                lane.idles(bind);
                 break;
             }
             let next = if use_retry {
                 lane.retry.pop_first().map(|(_, m)| m)
             } else {
-                lane.queue.pop_front()
+                lane.pop()
             };
             let Some(message) = next else { break };
             if message.expires_ms <= now_ms {
@@ -314,6 +440,10 @@ impl Upstream {
             }
             self.paced(&mut lane, now_ms);
             taken.out.push(message);
+        }
+        // It took what it could and there is more: the next one's turn.
+        if taken.again_ms.is_none() && !lane.queue.is_empty() {
+            lane.wake(1);
         }
         taken.low = !lane.backlog.is_empty() && lane.queue.len() <= self.options.queue_max / 2;
         if lane.queue.is_empty() && lane.queue.capacity() > 4096 {
@@ -352,10 +482,11 @@ impl Upstream {
         let mut lane = lock(&self.lane);
         let mut back = 0;
         for message in messages.rev() {
+            lane.octets += message.message.record().len();
             lane.queue.push_front(message);
             back += 1;
         }
-        wake(&mut lane, back);
+        lane.wake(back);
     }
 
     /// A temporary refusal: try again after a pause that doubles, until its validity ends.
@@ -369,19 +500,24 @@ impl Upstream {
         message.attempts += 1;
         // Not later than its end, so that an expiry is reported on time.
         let due = (now_ms + pause).min(message.expires_ms.max(now_ms));
-        lock(&self.lane).retry.insert((due, message.key), message);
+        let mut lane = lock(&self.lane);
+        lane.retry.insert((due, message.key), message);
+        // Somebody has to note when it is due.
+        lane.wake(1);
     }
 
-    /// Written and never answered: what `unknown_outcome` says. A report for the engine, unless it is to be sent again.
-    pub fn unanswered(&self, mut message: Outgoing) -> Option<UpEvent> {
+    /// Written and never answered: what `unknown_outcome` says.
+    ///
+    /// # Errors
+    /// The report for the engine, where it is not to be sent again.
+    pub fn unanswered(&self, mut message: Outgoing) -> Result<Outgoing, UpEvent> {
         match self.options.unknown_outcome {
             UnknownOutcome::Resend if message.unanswered < self.options.unknown_resend_max => {
                 message.unanswered += 1;
-                self.unsent(std::iter::once(message));
-                None
+                Ok(message)
             }
-            UnknownOutcome::Resend | UnknownOutcome::Hold => Some(UpEvent::Held(message.key)),
-            UnknownOutcome::Fail => Some(UpEvent::Abandoned(message.key)),
+            UnknownOutcome::Resend | UnknownOutcome::Hold => Err(UpEvent::Held(message.key)),
+            UnknownOutcome::Fail => Err(UpEvent::Abandoned(message.key)),
         }
     }
 
@@ -395,16 +531,46 @@ impl Upstream {
 /// A bind is woken for about this many messages.
 const MESSAGES_PER_WAKE: usize = 64;
 
-fn wake(lane: &mut Lane, added: usize) {
-    let n = lane.signals.len();
-    if added == 0 || n == 0 {
-        return;
+impl Lane {
+    fn append(&mut self, message: Outgoing) {
+        self.octets += message.message.record().len();
+        self.queue.push_back(message);
     }
-    let wakes = added.div_ceil(MESSAGES_PER_WAKE).min(n);
-    for signal in lane.signals.values().cycle().skip(lane.turn % n).take(wakes) {
-        signal.signal();
+
+    fn pop(&mut self) -> Option<Outgoing> {
+        let message = self.queue.pop_front()?;
+        self.octets = self.octets.saturating_sub(message.message.record().len());
+        Some(message)
     }
-    lane.turn = (lane.turn + wakes) % n;
+
+    /// Ends a search: what was looked at and stays is the oldest of all again.
+    fn merge(&mut self) {
+        self.search = None;
+        if self.stay.is_empty() {
+            return;
+        }
+        let mut all = std::mem::take(&mut self.stay);
+        all.extend(self.queue.drain(..).map(|m| m.key));
+        self.octets = 0;
+        all.append(&mut self.backlog);
+        self.backlog = all;
+    }
+
+    fn idles(&mut self, bind: u16) {
+        if self.senders.contains(&bind) && !self.idle.contains(&bind) {
+            self.idle.push_back(bind);
+        }
+    }
+
+    /// Wakes idle binds for `added` messages; one that is busy comes by itself when it can take more.
+    fn wake(&mut self, added: usize) {
+        for _ in 0..added.div_ceil(MESSAGES_PER_WAKE) {
+            let Some(bind) = self.idle.pop_front() else { return };
+            if let Some(signal) = self.binds.get(&bind) {
+                signal.signal();
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -421,7 +587,7 @@ mod tests {
             retry_max_ms: 1_000,
             unknown_outcome: UnknownOutcome::Resend,
             unknown_resend_max: 1,
-            hex_forms: true,
+            id_form: None,
         };
         Upstream::new(UpstreamId(0), options, 1)
     }
@@ -445,15 +611,15 @@ mod tests {
     #[test]
     fn beyond_the_bound_only_keys_are_kept_and_the_order_stays() {
         let u = upstream(4, 0);
-        u.push((0..6).map(message));
+        assert_eq!(u.push((0..6).map(message)), [4, 5].map(MessageKey));
         assert_eq!(u.depth(), (4, 2));
-        let first = u.take(3, 0);
+        let first = u.take(0, 3, 0);
         assert_eq!(keys(&first), [0, 1, 2]);
         assert!(first.low);
-        u.push([message(6)]);
+        assert_eq!(u.push([message(6)]).len(), 1);
         assert_eq!(u.refill(10), [4, 5, 6].map(MessageKey));
-        u.push_loaded([message(4), message(5), message(6)]);
-        assert_eq!(keys(&u.take(9, 0)), [3, 4, 5, 6]);
+        u.push_loaded([message(4), message(5), message(6)], 0);
+        assert_eq!(keys(&u.take(0, 9, 0)), [3, 4, 5, 6]);
     }
 
     #[test]
@@ -462,24 +628,24 @@ mod tests {
         let mut m = message(1);
         m.expires_ms = 350;
         u.retry(m, 0);
-        assert_eq!(u.take(9, 0).again_ms, Some(100));
-        let m = u.take(9, 100).out.remove(0);
+        assert_eq!(u.take(0, 9, 0).again_ms, Some(100));
+        let m = u.take(0, 9, 100).out.remove(0);
         u.retry(m, 100);
-        assert_eq!(u.take(9, 299).again_ms, Some(300));
-        let m = u.take(9, 300).out.remove(0);
+        assert_eq!(u.take(0, 9, 299).again_ms, Some(300));
+        let m = u.take(0, 9, 300).out.remove(0);
         u.retry(m, 300);
-        assert_eq!(u.take(9, 350).expired, [MessageKey(1)]);
+        assert_eq!(u.take(0, 9, 350).expired, [MessageKey(1)]);
     }
 
     #[test]
     fn pacing_never_exceeds_the_rate_and_uses_it() {
         for tps in [1u32, 10, 100, 1_000, 5_000] {
             let u = upstream(100_000, tps);
-            u.push((0..40_000).map(message));
+            assert!(u.push((0..40_000).map(message)).is_empty());
             let mut sent = Vec::new();
             let mut now = 1_000;
             while now < 4_000 {
-                let t = u.take(usize::MAX, now);
+                let t = u.take(0, usize::MAX, now);
                 sent.extend(std::iter::repeat_n(now, t.out.len()));
                 now = t.again_ms.unwrap_or(now + 1).max(now + 1);
             }
@@ -497,28 +663,97 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_can_be_withdrawn_wherever_it_waits() {
+    fn what_waits_in_memory_can_be_withdrawn() {
         let u = upstream(2, 0);
-        u.push((0..5).map(message));
+        assert_eq!(u.push((0..5).map(message)).len(), 3);
         u.retry(message(9), 0);
-        let in_hand = u.take(1, 0).out;
+        let in_hand = u.take(0, 1, 0).out;
         assert_eq!(in_hand.len(), 1);
         let wanted: HashSet<_> = [0, 1, 4, 9, 77].map(MessageKey).into();
         let mut got = u.withdraw(&wanted);
         got.sort();
         assert_eq!(
             got,
-            [1, 4, 9].map(MessageKey),
-            "0 is in a bind's hands, 77 unknown"
+            [1, 9].map(MessageKey),
+            "0 is in a bind's hands, 4 in the store, 77 unknown"
         );
-        assert_eq!(u.depth(), (0, 2));
+        u.forget_stored(1);
+        assert_eq!(u.depth(), (0, 2), "4 has ended");
+    }
+
+    #[test]
+    fn large_messages_fill_the_queue_sooner() {
+        let u = upstream(4, 0);
+        let large = |key| Outgoing {
+            message: Message::new(&Parts {
+                text: &[0; 3000],
+                ..Parts::default()
+            }),
+            ..message(key)
+        };
+        assert_eq!(u.push((0..4).map(large)).len(), 2);
+    }
+
+    /// Counts wake-ups.
+    #[derive(Default)]
+    struct Bell(AtomicU32);
+
+    impl Signal for Bell {
+        fn signal(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn only_binds_that_can_send_and_have_nothing_to_do_are_woken() {
+        let u = upstream(1_000, 0);
+        let bells: Vec<Arc<Bell>> = (0..3).map(|_| Arc::new(Bell::default())).collect();
+        for (i, bell) in bells.iter().enumerate() {
+            u.register(i as u16, Arc::clone(bell) as Arc<dyn Signal>);
+        }
+        let rung = || [0, 1, 2].map(|i| bells[i].0.load(Ordering::Relaxed));
+        // 2 is down (or a receiver); 0 and 1 found the lane empty.
+        for bind in [0, 1] {
+            u.sender_up(bind);
+            assert!(u.take(bind, 5, 0).out.is_empty());
+        }
+        assert!(u.push([message(1)]).is_empty());
+        assert_eq!(rung(), [1, 0, 0]);
+        // 0 is full and does not come: the next message is for 1.
+        assert!(u.push([message(2)]).is_empty());
+        assert_eq!(rung(), [1, 1, 0]);
+        // 1 takes one of the two; nobody is idle, so nobody is woken for the other.
+        assert_eq!(u.take(1, 1, 0).out.len(), 1);
+        assert_eq!(rung(), [1, 1, 0]);
+        assert_eq!(u.take(1, 5, 0).out.len(), 1);
+        assert!(u.push([message(3)]).is_empty());
+        assert_eq!(rung(), [1, 2, 0]);
+        // 1 is gone before it came; 0 has become idle meanwhile.
+        u.sender_down(1);
+        assert!(u.take(0, 0, 0).out.is_empty());
+        assert_eq!(u.take(0, 5, 0).out.len(), 1);
+    }
+
+    #[test]
+    fn a_search_moves_what_can_go_and_keeps_the_order_of_what_stays() {
+        let u = upstream(3, 0);
+        assert_eq!(u.push((0..8).map(message)).len(), 5);
+        u.search();
+        let odd = |key: MessageKey| (key.0 % 2 == 1).then_some(UpstreamId(9));
+        let first = u.reroute(4, odd).unwrap();
+        assert_eq!(first.messages.len(), 1);
+        assert_eq!(first.keys, [(UpstreamId(9), MessageKey(3))]);
+        assert_eq!(first.stored, [0, 2].map(MessageKey));
+        assert_eq!(u.push([message(8)]), [MessageKey(8)], "newer ones queue behind");
+        assert_eq!(u.reroute(100, odd).unwrap().keys.len(), 2);
+        assert!(u.reroute(100, odd).is_none());
+        assert_eq!(u.refill(10), [0, 2, 4, 6, 8].map(MessageKey));
     }
 
     #[test]
     fn unanswered_is_resent_once_and_then_held() {
         let u = upstream(10, 0);
-        assert!(u.unanswered(message(1)).is_none());
-        let again = u.take(1, 0).out.remove(0);
-        assert!(matches!(u.unanswered(again), Some(UpEvent::Held(MessageKey(1)))));
+        let again = u.unanswered(message(1)).unwrap();
+        assert!(matches!(u.unanswered(again), Err(UpEvent::Held(MessageKey(1)))));
     }
 }

@@ -11,6 +11,7 @@ mod account;
 mod admit;
 mod engine;
 mod gateway;
+mod habits;
 mod ingress;
 mod lane;
 mod outbox;
@@ -20,9 +21,10 @@ pub use account::{AccountState, Accounts};
 pub use admit::{Submission, admit};
 pub use engine::{Engine, EngineOptions, OpenView};
 pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals, metrics};
+pub use habits::{IdForm, IdHabits};
 pub use ingress::{
-    Admitted, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer, ToUpstream,
-    UpEvent, UpReceipt,
+    Admitted, Change, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer,
+    ToUpstream, UpEvent, UpReceipt,
 };
 pub use lane::{BindInfo, Outgoing, UnknownOutcome, Upstream, UpstreamOptions};
 pub use outbox::{OutItem, Outbox, Payload};

@@ -1,16 +1,18 @@
-//! Who may bind. Password checks are slow on purpose (argon2id), so they run one at a time off the runtime's threads, and a
-//! secret that has been verified is remembered under a keyed hash: a reconnect storm costs microseconds.
+//! Who may bind. Password checks are slow on purpose (argon2id), so they run one at a time off the runtime's threads, each
+//! address in its turn, and a secret that has been verified is remembered under a keyed hash: a reconnect storm costs
+//! microseconds. Whoever keeps failing waits longer for each answer, whether the system_id exists or not.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordVerifier};
 use blake2::digest::{KeyInit, Mac};
-use tokio::sync::Semaphore;
 
+use super::turnstile::{Failures, Turnstile};
+use crate::clock;
 use crate::domain::account::BindAllowed;
 use crate::flow::{AccountState, Gateway};
 use crate::session::BindKind;
@@ -19,8 +21,11 @@ type Keyed = blake2::Blake2sMac256;
 
 /// Verified secrets that are remembered.
 const REMEMBERED_MAX: usize = 100_000;
-/// Password checks at a time: one keeps a core free for traffic.
-const CHECKS: usize = 1;
+/// Longest pause for an address that keeps failing.
+const IP_PAUSE_MS: u64 = 10_000;
+/// Longest pause for a system_id that keeps failing, from wherever: short, since its owner would wait too where its secret
+/// has not been verified yet.
+const SYSTEM_ID_PAUSE_MS: u64 = 2_000;
 /// A hash of nothing in particular, so that an unknown system_id takes as long as a wrong password.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$c21zY29ubmVjdC1ub2JvZHk$sF0Aq0vE4nFHNB0jV5gk3d1m0p1cVYJb1Wv7PLnU9fY";
@@ -53,9 +58,10 @@ impl Refusal {
 
 /// See the module's description.
 pub(super) struct Auth {
-    permits: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    turnstile: Arc<Turnstile>,
     waiting_max: usize,
+    by_ip: Failures<IpAddr>,
+    by_system_id: Failures<Box<[u8]>>,
     key: [u8; 32],
     remembered: Mutex<HashSet<[u8; 32]>>,
 }
@@ -68,9 +74,10 @@ impl Auth {
             tracing::error!("the system gives no randomness; verified secrets are not remembered");
         }
         Auth {
-            permits: Arc::new(Semaphore::new(CHECKS)),
-            waiting: AtomicUsize::new(0),
+            turnstile: Arc::default(),
             waiting_max,
+            by_ip: Failures::new(IP_PAUSE_MS),
+            by_system_id: Failures::new(SYSTEM_ID_PAUSE_MS),
             key,
             remembered: Mutex::default(),
         }
@@ -89,7 +96,12 @@ impl Auth {
         let hash = account
             .as_ref()
             .map_or_else(|| NOBODY.to_string(), |a| a.spec().password_hash.clone());
-        let good = self.verify(hash, password).await?;
+        let good = self.verify(hash, system_id, password, peer).await?;
+        if !good || account.is_none() {
+            let now = clock::now_ms();
+            self.by_ip.failed(peer, now);
+            self.by_system_id.failed(system_id.into(), now);
+        }
         let account = account.ok_or(Refusal::UnknownSystemId)?;
         if !good {
             return Err(Refusal::WrongPassword);
@@ -117,24 +129,37 @@ impl Auth {
         }
     }
 
-    async fn verify(&self, hash: String, password: &[u8]) -> Result<bool, Refusal> {
+    async fn verify(
+        &self,
+        hash: String,
+        system_id: &[u8],
+        password: &[u8],
+        peer: IpAddr,
+    ) -> Result<bool, Refusal> {
         let tag = self.tag(&hash, password);
         if self.knows(tag.as_ref()) {
             return Ok(true);
         }
-        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.waiting_max {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
-            return Err(Refusal::Busy);
+        let now = clock::now_ms();
+        let pause = self
+            .by_ip
+            .pause_ms(&peer, now)
+            .max(self.by_system_id.pause_ms(&Box::from(system_id), now));
+        if pause > 0 {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
         }
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        let turn = self
+            .turnstile
+            .enter(peer, self.waiting_max)
+            .await
+            .map_err(|_| Refusal::Busy)?;
         // Another bind of the same account may have been checked while this one waited.
         if self.knows(tag.as_ref()) {
             return Ok(true);
         }
         let password = password.to_vec();
         let good = tokio::task::spawn_blocking(move || {
-            let _held = permit;
+            let _held = turn;
             PasswordHash::new(&hash).is_ok_and(|h| Argon2::default().verify_password(&password, &h).is_ok())
         })
         .await

@@ -27,6 +27,9 @@ const OUT_HIGH: usize = 512 * 1024;
 /// Deliveries stop well before that.
 const OUT_DELIVER: usize = 128 * 1024;
 
+/// Deliveries given up that are remembered, so that a late answer is understood.
+const GIVEN_UP_MAX: usize = 1_000;
+
 /// Who is bound, once bound.
 struct Bound {
     account: Arc<AccountState>,
@@ -64,7 +67,13 @@ struct Logic {
     batch: Vec<Admitted>,
     /// Submits handed over and not answered yet.
     unanswered: usize,
-    delivered: Vec<(Pos, bool)>,
+    delivered: Vec<OutItem>,
+    /// Deliveries stop until then: the customer has left the last ones unanswered.
+    quiet_until_ms: u64,
+    /// How often in a row.
+    silences: u32,
+    /// Deliveries given up for lack of an answer, by sequence number.
+    given_up: VecDeque<(u32, Pos)>,
     letters: Vec<ToCustomer>,
     pdus: Pdus,
     /// When batches of submits were handed over, monotonic microseconds, and how many of each are unanswered.
@@ -94,6 +103,9 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
         batch: Vec::new(),
         unanswered: 0,
         delivered: Vec::new(),
+        quiet_until_ms: 0,
+        silences: 0,
+        given_up: VecDeque::new(),
         letters: Vec::new(),
         pdus: Pdus::new("customer"),
         handed: VecDeque::new(),
@@ -183,7 +195,11 @@ impl Customer {
 impl Logic {
     fn deadline(&self, partial_since: Option<u64>) -> Option<u64> {
         let slow = partial_since.map(|t| t + self.shared.customer.pdu_timeout_ms);
-        [self.session.next_timeout(), slow].into_iter().flatten().min()
+        let quiet = (self.quiet_until_ms > 0).then_some(self.quiet_until_ms);
+        [self.session.next_timeout(), slow, quiet]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Takes every whole PDU; how many octets. Stops at a bind, whose password has to be checked first.
@@ -229,7 +245,13 @@ impl Logic {
                     smpp::put_header_only(out, response_to(id), status, sequence);
                 }
                 Event::Response { ticket, status, .. } => self.delivered(ticket, status, now),
-                Event::Nothing | Event::Bound | Event::Stray(_) | Event::Closed(_) => {}
+                Event::Stray {
+                    id: CommandId::DELIVER_SM_RESP,
+                    sequence,
+                    status: CommandStatus::ESME_ROK,
+                    ..
+                } => self.late_answer(sequence),
+                Event::Nothing | Event::Bound | Event::Stray { .. } | Event::Closed(_) => {}
             }
         }
         taken
@@ -261,6 +283,9 @@ impl Logic {
         };
         if self.stopping {
             return Err(Reject::StoreUnavailable.into());
+        }
+        if !bound.account.active() {
+            return Err(Reject::AccountInactive.into());
         }
         if self.unanswered >= bound.window {
             return Err(Reject::WindowFull.into());
@@ -436,15 +461,18 @@ impl Logic {
         let Some(bound) = self.bound.as_ref().filter(|b| b.kind.receives()) else {
             return;
         };
+        if now >= self.quiet_until_ms {
+            self.quiet_until_ms = 0;
+        }
         let free = self.session.free();
-        if free == 0 || pending > OUT_DELIVER || self.stopping {
+        if free == 0 || pending > OUT_DELIVER || self.stopping || self.quiet_until_ms > 0 {
             return;
         }
-        bound.account.outbox.take(free, &mut self.items);
+        bound.account.outbox.take(self.id, free, &mut self.items);
         let mut back = Vec::new();
         for item in self.items.drain(..) {
             // The PDU needs its sequence number before the window takes the item over.
-            match self.session.request(item, now) {
+            match self.session.request(item, CommandId::DELIVER_SM, now) {
                 Ok(sequence) => {
                     if let Some(item) = self.session.newest() {
                         deliver::write(out, sequence, item, bound.tlvs);
@@ -460,10 +488,38 @@ impl Logic {
 
     /// The customer has answered a delivery.
     fn delivered(&mut self, item: OutItem, status: CommandStatus, now: u64) {
+        self.silences = 0;
+        self.quiet_until_ms = 0;
         if status == CommandStatus::ESME_ROK {
-            self.delivered.push((item.pos, item.stored));
+            self.delivered.push(item);
         } else {
             self.refused(item, now);
+        }
+    }
+
+    /// The customer has left deliveries unanswered. That is no refusal: they are offered again for as long as they are kept,
+    /// here after a pause that doubles, at once to any other session of the account.
+    fn unanswered(&mut self, items: Vec<OutItem>, now: u64) {
+        let Some(bound) = &self.bound else { return };
+        let policy = self.shared.gateway.policy.load();
+        let pause = policy
+            .deliver_retry_min_ms
+            .saturating_mul(1 << self.silences.min(20))
+            .min(policy.deliver_retry_max_ms);
+        self.silences = self.silences.saturating_add(1);
+        self.quiet_until_ms = now + pause;
+        bound.account.outbox.give_back(items.into_iter());
+    }
+
+    /// The customer answers after all: it has the delivery, and needs it no second time.
+    fn late_answer(&mut self, sequence: u32) {
+        let Some(bound) = &self.bound else { return };
+        if let Some(at) = self.given_up.iter().position(|(s, _)| *s == sequence)
+            && let Some((_, pos)) = self.given_up.remove(at)
+        {
+            self.silences = 0;
+            self.quiet_until_ms = 0;
+            bound.account.outbox.delivered_late(pos);
         }
     }
 
@@ -480,9 +536,16 @@ impl Logic {
 
     fn timers(&mut self, partial_since: Option<u64>, out: &mut Vec<u8>, now: u64) {
         let mut late = Vec::new();
-        self.session.timeout(now, out, |item| late.push(item));
-        for item in late {
-            self.refused(item, now);
+        let given_up = &mut self.given_up;
+        self.session.timeout(now, out, |sequence, item| {
+            given_up.push_back((sequence, item.pos));
+            late.push(item);
+        });
+        while given_up.len() > GIVEN_UP_MAX {
+            given_up.pop_front();
+        }
+        if !late.is_empty() {
+            self.unanswered(late, now);
         }
         if partial_since.is_some_and(|t| now >= t + self.shared.customer.pdu_timeout_ms) {
             self.session.close(Cause::SlowPdu);

@@ -144,9 +144,26 @@ pub(super) fn read(sm: &ShortMessage<'_>) -> Delivered {
     Delivered::Receipt(UpReceipt {
         smsc_id: id.get(..ID_MAX.min(id.len())).unwrap_or(&[]).into(),
         number: sm.source.addr.into(),
-        state: receipt.state.map_or(MessageState::UNKNOWN.0, |s| s.0),
+        other: sm.dest.addr.into(),
+        state: state_of(&receipt),
         err: receipt.err.as_deref().map_or(0, error_number),
     })
+}
+
+/// The state a receipt reports. The TLV counts where it names an end; where it does not, the text may: one SMSC sends ENROUTE
+/// in the TLV of every receipt. What names nothing known is UNKNOWN, never dropped.
+fn state_of(receipt: &smpp::Receipt<'_>) -> u8 {
+    let text = receipt.stat.as_deref().map(MessageState::from_stat);
+    let ends = |s: &MessageState| (MessageState::DELIVERED.0..=MessageState::REJECTED.0).contains(&s.0);
+    let state = match (receipt.state, text) {
+        (Some(tlv), _) if ends(&tlv) => tlv,
+        (_, Some(Some(word))) => word,
+        // SKIPPED (SMPP 5.0 §4.7.15): it was not and will not be delivered.
+        (Some(MessageState(9)), _) => MessageState::UNDELIVERABLE,
+        (Some(MessageState(0 | 1)), None) => MessageState::ENROUTE,
+        _ => MessageState::UNKNOWN,
+    };
+    state.0
 }
 
 /// The `err` field as a number: up to three digits; anything else is 0.

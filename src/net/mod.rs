@@ -12,6 +12,7 @@ mod pdus;
 mod scrape;
 mod status;
 mod submit;
+mod turnstile;
 mod upstream;
 
 use std::net::SocketAddr;

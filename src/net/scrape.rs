@@ -158,6 +158,7 @@ fn refresh(gateway: &Gateway) {
         load(&t.open),
         load(&t.parked),
         load(&t.sealing),
+        load(&t.log_bytes),
         Money(
             gateway
                 .accounts()

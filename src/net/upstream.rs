@@ -1,5 +1,6 @@
 //! Binds towards a telecom's SMSC: connect, bind, send, take receipts, and start over when the link breaks.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::deliver::{self, Delivered, sm_of};
 use super::pdus::Pdus;
 use crate::clock;
 use crate::flow::{Gateway, Input, Mailbox, Outgoing, ToUpstream, UpEvent, Upstream};
+use crate::ids::MessageKey;
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
 use crate::smpp::{
     self, Bind, CommandId, CommandStatus, MAX_PDU_DEFAULT, MessageIdResp, Npi, ShortMessage, Ton,
@@ -62,6 +64,14 @@ impl std::fmt::Debug for LinkOptions {
 const OWED_MAX: usize = 10_000;
 /// A peer that does not read: nothing more is taken from the lane above this.
 const OUT_MAX: usize = 256 * 1024;
+/// And above so many octets of them.
+const OWED_OCTETS_MAX: usize = 8 * 1024 * 1024;
+/// Requests given up that are remembered, so that a late answer settles its message.
+const LATE_MAX: usize = 10_000;
+/// How long an orderly end waits for answers that are due.
+const END_MS: u64 = 5_000;
+/// Tries of a message that the SMSC refuses with ESME_RSYSERR: it may be the SMSC's trouble or the message's.
+const SYSERR_TRIES: u32 = 3;
 /// A link that held this long starts its pauses over.
 const STABLE_MS: u64 = 10_000;
 
@@ -214,18 +224,11 @@ impl Link {
     fn letters_without_link(&self) {
         let mut letters = Vec::new();
         self.mailbox.take(&mut letters);
-        let unsent: Vec<Outgoing> = letters
-            .into_iter()
-            .filter_map(|l| match l {
-                ToUpstream::Write(message) => Some(message),
-                ToUpstream::Committed(_) => None,
-            })
-            .collect();
-        if !unsent.is_empty() {
-            let events = unsent.iter().map(|m| UpEvent::Requeued(m.key)).collect();
-            self.report(events);
-            self.options.upstream.unsent(unsent.into_iter());
-        }
+        let unwritten = letters.into_iter().filter_map(|l| match l {
+            ToUpstream::Write(message) => Some(UpEvent::Unwritten(message)),
+            ToUpstream::Committed(_) => None,
+        });
+        self.report(unwritten.collect());
     }
 
     fn report(&self, events: Vec<UpEvent>) {
@@ -248,6 +251,11 @@ impl Link {
             letters: Vec::new(),
             pdus: Pdus::new("upstream"),
             owed: 0,
+            owed_octets: 0,
+            marked: 0,
+            late: VecDeque::new(),
+            unwritten: Vec::new(),
+            ending: None,
             again_ms: None,
             sending: false,
             reconnects,
@@ -271,8 +279,17 @@ struct Served<'a> {
     events: Vec<UpEvent>,
     letters: Vec<ToUpstream>,
     pdus: Pdus,
-    /// deliver_sm read and not answered.
+    /// deliver_sm read and not answered, and their octets.
     owed: usize,
+    owed_octets: usize,
+    /// Messages whose mark is being put on record, for which the window has to have room when they come back.
+    marked: usize,
+    /// Requests given up for lack of an answer, by sequence number, newest last: the answer may still come.
+    late: VecDeque<(u32, MessageKey)>,
+    /// Requests whose time ran out while not one octet of them had left: the connection goes, and they with it.
+    unwritten: Vec<InFlight>,
+    /// Asked to end: nothing new is sent, and by this time the unbind is.
+    ending: Option<u64>,
     /// When the lane wants to be asked again.
     again_ms: Option<u64>,
     /// Counted as a sender of the upstream.
@@ -320,13 +337,14 @@ impl Served<'_> {
 
     async fn wait(&mut self, conn: &mut Connection) -> Result<(), Cause> {
         let now = clock::now_ms();
-        let deadline = [self.session.next_timeout(), self.again_ms]
+        let deadline = [self.session.next_timeout(), self.again_ms, self.ending]
             .into_iter()
             .flatten()
             .min();
         let deadline = deadline.map_or(3_600_000, |at| at.saturating_sub(now));
         let stopping = self.link.stop.is_cancelled();
-        let (may_read, may_write) = (self.owed < OWED_MAX, conn.pending() > 0);
+        let may_read = self.owed < OWED_MAX && self.owed_octets < OWED_OCTETS_MAX;
+        let may_write = conn.pending() > 0;
         let readable = tokio::select! {
             ready = conn.stream.readable(), if may_read => ready.map(|()| true),
             ready = conn.stream.writable(), if may_write => ready.map(|()| false),
@@ -382,7 +400,13 @@ impl Served<'_> {
                 Event::Request(id, sequence, _) => {
                     smpp::put_header_only(out, response_to(id), CommandStatus::ESME_RINVCMDID, sequence);
                 }
-                Event::Nothing | Event::Bind(..) | Event::Stray(_) | Event::Closed(_) => {}
+                Event::Stray {
+                    id: CommandId::SUBMIT_SM_RESP,
+                    sequence,
+                    status,
+                    body,
+                } => self.late_answer(sequence, status, body),
+                Event::Nothing | Event::Bind(..) | Event::Stray { .. } | Event::Closed(_) => {}
             }
         }
         taken
@@ -393,7 +417,7 @@ impl Served<'_> {
         link.show(2, "");
         tracing::info!(upstream = %link.options.upstream.options.name, bind = link.index, kind = link.kind.name(), "upstream bound");
         if link.kind.transmits() {
-            link.options.upstream.sender_up();
+            link.options.upstream.sender_up(link.index as u16);
             self.sending = true;
         }
     }
@@ -417,11 +441,13 @@ impl Served<'_> {
                     smsc_id: id.into(),
                 });
             }
-            CommandStatus::ESME_RTHROTTLED | CommandStatus::ESME_RMSGQFUL => {
-                if upstream.marks_before_sending() {
-                    self.events.push(UpEvent::Requeued(key));
-                }
-                upstream.retry(ticket.message, now);
+            // Refused for the moment: too fast, full, not bound any more (an unbind crossed it), or a temporary error.
+            CommandStatus::ESME_RTHROTTLED
+            | CommandStatus::ESME_RMSGQFUL
+            | CommandStatus::ESME_RINVBNDSTS
+            | CommandStatus::ESME_RX_T_APPN => self.refused(ticket.message, now),
+            CommandStatus::ESME_RSYSERR if ticket.message.attempts + 1 < SYSERR_TRIES => {
+                self.refused(ticket.message, now);
             }
             refused => {
                 upstream.refused.fetch_add(1, Ordering::Relaxed);
@@ -433,10 +459,45 @@ impl Served<'_> {
         }
     }
 
+    fn refused(&mut self, message: Outgoing, now: u64) {
+        let upstream = &self.link.options.upstream;
+        if upstream.marks_before_sending() {
+            self.events.push(UpEvent::Refused(message));
+        } else {
+            upstream.retry(message, now);
+        }
+    }
+
+    /// An answer after the response timeout: an acceptance settles the message, wherever it is now; for a refusal it is too
+    /// late.
+    fn late_answer(&mut self, sequence: u32, status: CommandStatus, body: &[u8]) {
+        let Ok(at) = self.late.binary_search_by_key(&sequence, |(s, _)| *s) else {
+            return;
+        };
+        if let Some((_, key)) = self.late.remove(at).filter(|_| status == CommandStatus::ESME_ROK) {
+            let upstream = &self.link.options.upstream;
+            upstream.sent.fetch_add(1, Ordering::Relaxed);
+            let id = MessageIdResp::decode(body).map_or(&[][..], |r| r.message_id);
+            self.events.push(UpEvent::LateSent {
+                key,
+                smsc_id: id.into(),
+            });
+        }
+    }
+
     fn delivery(&mut self, sequence: u32, body: &[u8], out: &mut Vec<u8>) {
         match ShortMessage::decode(body) {
+            // Nothing can be put on record: the SMSC is told to try again, rather than kept waiting.
+            Ok(_) if !self.link.gateway.store_takes_writes() => smpp::put_message_id_resp(
+                out,
+                CommandId::DELIVER_SM_RESP,
+                CommandStatus::ESME_RX_T_APPN,
+                sequence,
+                b"",
+            ),
             Ok(sm) => {
                 self.owed += 1;
+                self.owed_octets += body.len();
                 let token = u64::from(self.generation) << 32 | u64::from(sequence);
                 self.events.push(match deliver::read(&sm) {
                     Delivered::Receipt(receipt) => {
@@ -457,20 +518,28 @@ impl Served<'_> {
     fn letters(&mut self, conn: &mut Connection, now: u64) {
         let mut letters = std::mem::take(&mut self.letters);
         self.link.mailbox.take(&mut letters);
+        let mut back = Vec::new();
         for letter in letters.drain(..) {
             match letter {
                 // The receipt is on record: now, and only now, the SMSC may forget it.
                 ToUpstream::Committed(token) => self.answer(conn, token),
-                ToUpstream::Write(message) => self.write(message, conn, now),
+                ToUpstream::Write(message) => {
+                    self.marked = self.marked.saturating_sub(1);
+                    back.extend(self.write(message, conn, now));
+                }
             }
         }
+        self.unsent(back);
         self.letters = letters;
     }
 
     fn answer(&mut self, conn: &mut Connection, token: u64) {
         // A delivery of an earlier connection: that session is gone and its SMSC will deliver again.
         if (token >> 32) as u32 == self.generation {
-            self.owed -= 1;
+            self.owed = self.owed.saturating_sub(1);
+            if self.owed == 0 {
+                self.owed_octets = 0;
+            }
             let sequence = token as u32;
             smpp::put_message_id_resp(
                 &mut conn.out,
@@ -487,66 +556,95 @@ impl Served<'_> {
         self.again_ms = None;
         let link = self.link;
         let upstream = &link.options.upstream;
-        if !self.sending || link.stop.is_cancelled() || conn.pending() > OUT_MAX {
+        if !self.sending || self.ending.is_some() || link.stop.is_cancelled() || conn.pending() > OUT_MAX {
             return;
         }
-        let free = self.session.free();
+        let free = self.session.free().saturating_sub(self.marked);
         if free == 0 {
             return;
         }
-        let taken = upstream.take(free, now);
+        let taken = upstream.take(link.index as u16, free, now);
         self.again_ms = taken.again_ms;
         self.events
             .extend(taken.expired.into_iter().map(UpEvent::Expired));
         if upstream.marks_before_sending() {
+            self.marked += taken.out.len();
             self.events.extend(taken.out.into_iter().map(UpEvent::Sending));
         } else {
+            let mut back = Vec::new();
             for message in taken.out {
-                self.write(message, conn, now);
+                back.extend(self.write(message, conn, now));
             }
+            self.unsent(back);
         }
         if taken.low {
             link.gateway.ingress.wake();
         }
     }
 
-    fn write(&mut self, message: Outgoing, conn: &mut Connection, now: u64) {
+    /// Writes a submit; gives it back if the window has no room after all.
+    fn write(&mut self, message: Outgoing, conn: &mut Connection, now: u64) -> Option<Outgoing> {
         let start = conn.written();
-        match self.session.request(InFlight { message, start }, now) {
+        match self
+            .session
+            .request(InFlight { message, start }, CommandId::SUBMIT_SM, now)
+        {
             Ok(sequence) => {
                 if let Some(ticket) = self.session.newest() {
-                    put_submit(&mut conn.out, sequence, &ticket.message, &self.link.options);
+                    put_submit(&mut conn.out, sequence, &ticket.message, &self.link.options, now);
                 }
+                None
             }
-            Err(back) => {
-                if self.link.options.upstream.marks_before_sending() {
-                    self.events.push(UpEvent::Requeued(back.message.key));
-                }
-                self.link.options.upstream.unsent(std::iter::once(back.message));
-            }
+            Err(back) => Some(back.message),
+        }
+    }
+
+    /// Messages of which not one octet reached the socket, oldest first: first in line again.
+    fn unsent(&mut self, messages: Vec<Outgoing>) {
+        let upstream = &self.link.options.upstream;
+        if upstream.marks_before_sending() {
+            self.events.extend(messages.into_iter().map(UpEvent::Unwritten));
+        } else if !messages.is_empty() {
+            upstream.unsent(messages.into_iter());
         }
     }
 
     fn timers(&mut self, conn: &mut Connection, now: u64) {
         let mut late = Vec::new();
-        self.session
-            .timeout(now, &mut conn.out, |t: InFlight| late.push(t));
-        for ticket in late {
-            self.unanswered(ticket, conn.flushed);
+        self.session.timeout(now, &mut conn.out, |sequence, t: InFlight| {
+            late.push((sequence, t))
+        });
+        let mut again = Vec::new();
+        for (sequence, ticket) in late {
+            if ticket.start >= conn.flushed {
+                // The peer does not read. Its octets may still leave as long as the connection lives, so it must end before
+                // the message goes anywhere else.
+                self.unwritten.push(ticket);
+            } else {
+                self.remember(sequence, ticket.message.key);
+                again.extend(self.unanswered(ticket.message));
+            }
         }
+        self.again(again);
+        if !self.unwritten.is_empty() {
+            self.session.close(Cause::NotReading);
+            return;
+        }
+        self.show_use();
         let upstream = &self.link.options.upstream;
-        if let Some(info) = upstream.binds.get(self.link.index) {
-            info.outstanding
-                .store(self.session.outstanding() as u32, Ordering::Relaxed);
+        let unwanted = !upstream.enabled() || upstream.reconnects() != self.reconnects;
+        if unwanted && self.ending.is_none() {
+            self.ending = Some(now + END_MS);
+            self.stop_sending();
         }
-        if !upstream.enabled() || upstream.reconnects() != self.reconnects {
+        let settled = self.session.outstanding() == 0 && self.owed == 0 && self.marked == 0;
+        // Everything that was written is answered and every delivery on record, or it has taken too long. At the end of the
+        // process the deadline is the caller's.
+        if self.ending.is_some_and(|at| settled || now >= at) || (self.link.stop.is_cancelled() && settled) {
             self.session.unbind(now, &mut conn.out);
         }
-        // At the end: first everything that was written is answered and every delivery is on record.
-        if self.link.stop.is_cancelled() && (self.session.outstanding() == 0 && self.owed == 0) {
-            self.session.unbind(now, &mut conn.out);
-        }
-        if self.owed == 0 {
+        // The SMSC wants to leave: it is answered once neither side owes the other anything, or a little later.
+        if settled {
             self.session.owes_nothing(now, &mut conn.out);
         }
         if self.session.bound().is_none() {
@@ -554,16 +652,40 @@ impl Served<'_> {
         }
     }
 
-    fn unanswered(&mut self, ticket: InFlight, flushed: u64) {
+    fn show_use(&self) {
         let upstream = &self.link.options.upstream;
-        if ticket.start >= flushed {
-            // Not one octet of it reached the socket.
-            if upstream.marks_before_sending() {
-                self.events.push(UpEvent::Requeued(ticket.message.key));
+        if let Some(info) = upstream.binds.get(self.link.index) {
+            info.outstanding
+                .store(self.session.outstanding() as u32, Ordering::Relaxed);
+        }
+    }
+
+    fn remember(&mut self, sequence: u32, key: MessageKey) {
+        // Sequence numbers rise until they wrap, long after the session is over.
+        if self.late.back().is_some_and(|(last, _)| *last >= sequence) {
+            self.late.clear();
+        }
+        if self.late.len() >= LATE_MAX {
+            self.late.pop_front();
+        }
+        self.late.push_back((sequence, key));
+    }
+
+    /// Written and never answered: what `unknown_outcome` says. Back if it is to be sent again.
+    fn unanswered(&mut self, message: Outgoing) -> Option<Outgoing> {
+        match self.link.options.upstream.unanswered(message) {
+            Ok(again) => Some(again),
+            Err(event) => {
+                self.events.push(event);
+                None
             }
-            upstream.unsent(std::iter::once(ticket.message));
-        } else {
-            self.events.extend(upstream.unanswered(ticket.message));
+        }
+    }
+
+    /// Messages to be sent again, oldest first.
+    fn again(&mut self, messages: Vec<Outgoing>) {
+        if !messages.is_empty() {
+            self.link.options.upstream.unsent(messages.into_iter());
         }
     }
 
@@ -573,29 +695,38 @@ impl Served<'_> {
 
     fn stop_sending(&mut self) {
         if std::mem::take(&mut self.sending) {
-            self.link.options.upstream.sender_down();
+            self.link.options.upstream.sender_down(self.link.index as u16);
         }
     }
 
     fn end(&mut self, conn: &Connection) {
         self.stop_sending();
-        let left: Vec<InFlight> = self.session.abandon().collect();
-        // Newest first, since each goes to the head of the lane.
-        for ticket in left.into_iter().rev() {
-            self.unanswered(ticket, conn.flushed);
+        let mut left = std::mem::take(&mut self.unwritten);
+        left.extend(self.session.abandon());
+        let (mut unsent, mut again) = (Vec::new(), Vec::new());
+        for ticket in left {
+            if ticket.start >= conn.flushed {
+                unsent.push(ticket.message);
+            } else {
+                again.extend(self.unanswered(ticket.message));
+            }
         }
+        // Each goes to the head of the lane, so the older ones come last.
+        self.unsent(unsent);
+        self.again(again);
         self.hand_over();
-        if let Some(info) = self.link.options.upstream.binds.get(self.link.index) {
-            info.outstanding.store(0, Ordering::Relaxed);
-        }
+        self.show_use();
     }
 }
 
 /// Writes the submit_sm of a message. Receipts are always asked for: the final state and the charge depend on them.
-fn put_submit(out: &mut Vec<u8>, sequence: u32, message: &Outgoing, options: &LinkOptions) {
+fn put_submit(out: &mut Vec<u8>, sequence: u32, message: &Outgoing, options: &LinkOptions, now: u64) {
     let parts = message.message.parts();
     let mut sm = sm_of(&parts);
     sm.registered_delivery.0 = (sm.registered_delivery.0 & !0x03) | 0x01;
+    // What is left of its validity, so that the SMSC gives up when we would: a one-time password is of no use an hour later.
+    let validity = smpp::relative_time(message.expires_ms.saturating_sub(now) / 1_000);
+    sm.validity_period = &validity;
     let [source_ton, source_npi, dest_ton, dest_npi] = options.address_types;
     sm.source.ton.0 = source_ton.unwrap_or(sm.source.ton.0);
     sm.source.npi.0 = source_npi.unwrap_or(sm.source.npi.0);

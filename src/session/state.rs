@@ -88,6 +88,8 @@ pub enum Cause {
     BadFrame,
     /// A PDU stayed incomplete too long.
     SlowPdu,
+    /// The peer took nothing from its socket for the response time, so that requests never left ours.
+    NotReading,
     /// We ended it: shutdown, kick, suspension.
     Local,
 }
@@ -105,6 +107,7 @@ impl Cause {
             Cause::Idle => "idle",
             Cause::BadFrame => "bad_frame",
             Cause::SlowPdu => "slow_pdu",
+            Cause::NotReading => "not_reading",
             Cause::Local => "local",
         }
     }
@@ -164,7 +167,16 @@ pub enum Event<'a, T> {
         body: &'a [u8],
     },
     /// A response that answers nothing outstanding: late, repeated or invented.
-    Stray(CommandId),
+    Stray {
+        /// Which response.
+        id: CommandId,
+        /// Its sequence number.
+        sequence: u32,
+        /// Its status.
+        status: CommandStatus,
+        /// Its body, possibly empty.
+        body: &'a [u8],
+    },
     /// Write what is in the buffer, then close.
     Closed(Cause),
 }
@@ -239,15 +251,15 @@ impl<T> Session<T> {
         self.window.drain()
     }
 
-    /// Registers a request; the caller writes the PDU with the sequence number returned.
+    /// Registers a request, a `command` PDU; the caller writes it with the sequence number returned.
     ///
     /// # Errors
     /// The ticket, when not bound or the window is full.
-    pub fn request(&mut self, ticket: T, now_ms: u64) -> Result<u32, T> {
+    pub fn request(&mut self, ticket: T, command: CommandId, now_ms: u64) -> Result<u32, T> {
         if self.bound().is_none() {
             return Err(ticket);
         }
-        self.window.push(ticket, now_ms)
+        self.window.push(ticket, command, now_ms)
     }
 
     /// The ticket of the request registered last, to write its PDU from.
@@ -258,7 +270,7 @@ impl<T> Session<T> {
 
     /// Client: sends the bind.
     pub fn bind(&mut self, kind: BindKind, bind: &Bind<'_>, now_ms: u64, out: &mut Vec<u8>) {
-        let sequence = self.window.push_own(now_ms);
+        let sequence = self.window.push_own(kind.command(), now_ms);
         let start = smpp::begin(out, kind.command(), CommandStatus::ESME_ROK, sequence);
         bind.encode_body(out);
         smpp::finish(out, start);
@@ -297,7 +309,7 @@ impl<T> Session<T> {
     /// Starts an orderly end: sends unbind if bound.
     pub fn unbind(&mut self, now_ms: u64, out: &mut Vec<u8>) {
         if self.bound().is_some() {
-            let sequence = self.window.push_own(now_ms);
+            let sequence = self.window.push_own(CommandId::UNBIND, now_ms);
             smpp::put_header_only(out, CommandId::UNBIND, CommandStatus::ESME_ROK, sequence);
             self.state = State::Unbinding(now_ms + UNBIND_GRACE_MS);
         } else if !matches!(
@@ -346,13 +358,28 @@ impl<T> Session<T> {
                 Event::Nothing
             }
             CommandId::UNBIND => {
-                self.state = State::Leaving(header.sequence, now_ms + LEAVE_MAX_MS);
+                self.peer_unbinds(header.sequence, now_ms, out);
                 Event::Nothing
             }
             id => match self.role {
                 Role::Server => self.customer_request(id, pdu, out),
                 Role::Client => self.smsc_request(id, pdu, out),
             },
+        }
+    }
+
+    /// A second unbind is answered and changes nothing, and one before a bind ends the connection as soon as it is
+    /// answered: neither may be used to stay for longer than the timers allow.
+    fn peer_unbinds(&mut self, sequence: u32, now_ms: u64, out: &mut Vec<u8>) {
+        match self.state {
+            State::Bound(_) => self.state = State::Leaving(sequence, now_ms + LEAVE_MAX_MS),
+            State::Leaving(..) | State::Unbinding(_) | State::Closed(_) => {
+                smpp::put_header_only(out, CommandId::UNBIND_RESP, CommandStatus::ESME_ROK, sequence);
+            }
+            State::Open | State::Binding(..) => {
+                smpp::put_header_only(out, CommandId::UNBIND_RESP, CommandStatus::ESME_ROK, sequence);
+                self.state = State::Unbinding(now_ms + UNBIND_GRACE_MS);
+            }
         }
     }
 
@@ -415,29 +442,38 @@ impl<T> Session<T> {
 
     fn response<'a>(&mut self, pdu: &RawPdu<'a>) -> Event<'a, T> {
         let header = &pdu.header;
-        let answered = self.window.answer(header.sequence);
-        match answered {
-            Answered::Stray => Event::Stray(header.command_id),
+        // generic_nack says no, whatever its status says.
+        let status = match (header.command_id, header.command_status) {
+            (CommandId::GENERIC_NACK, CommandStatus::ESME_ROK) => CommandStatus::ESME_RUNKNOWNERR,
+            (_, status) => status,
+        };
+        match self.window.answer(header.sequence, header.command_id) {
+            Answered::Stray => Event::Stray {
+                id: header.command_id,
+                sequence: header.sequence,
+                status,
+                body: pdu.body,
+            },
             Answered::Ticket(ticket, sent_ms) => Event::Response {
                 ticket,
                 sent_ms,
-                status: header.command_status,
+                status,
                 body: pdu.body,
             },
-            Answered::Own => self.own_response(pdu),
+            Answered::Own => self.own_response(pdu, status),
         }
     }
 
-    fn own_response<'a>(&mut self, pdu: &RawPdu<'a>) -> Event<'a, T> {
+    fn own_response<'a>(&mut self, pdu: &RawPdu<'a>, status: CommandStatus) -> Event<'a, T> {
         match self.state {
             State::Binding(kind, sequence)
                 if self.role == Role::Client && sequence == pdu.header.sequence =>
             {
-                if pdu.header.command_status == CommandStatus::ESME_ROK {
+                if status == CommandStatus::ESME_ROK {
                     self.state = State::Bound(kind);
                     Event::Bound
                 } else {
-                    Event::Closed(self.close(Cause::BindRefused(pdu.header.command_status)))
+                    Event::Closed(self.close(Cause::BindRefused(status)))
                 }
             }
             State::Unbinding(_) if pdu.header.command_id == CommandId::UNBIND_RESP => {

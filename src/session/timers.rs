@@ -30,12 +30,13 @@ impl<T> Session<T> {
         }
     }
 
-    /// Acts on what has run out by `now_ms`. Requests without an answer are handed to `expired`, oldest first.
+    /// Acts on what has run out by `now_ms`. Requests without an answer are handed to `expired` with their sequence numbers,
+    /// oldest first.
     pub fn timeout(
         &mut self,
         now_ms: u64,
         out: &mut Vec<u8>,
-        mut expired: impl FnMut(T),
+        mut expired: impl FnMut(u32, T),
     ) -> Event<'static, T> {
         let t = self.timers;
         let due = |from: u64, ms: u64| ms > 0 && now_ms >= from + ms;
@@ -71,11 +72,13 @@ impl<T> Session<T> {
                 .checked_sub(t.response_ms)
                 .and_then(|before| self.window.expire(before))
             {
-                ticket.map(&mut expired);
+                if let Some((sequence, ticket)) = ticket {
+                    expired(sequence, ticket);
+                }
             }
         }
         if self.enquiring.is_none() && due(self.heard_ms, t.enquire_link_ms) {
-            let sequence = self.window.push_own(now_ms);
+            let sequence = self.window.push_own(CommandId::ENQUIRE_LINK, now_ms);
             smpp::put_header_only(out, CommandId::ENQUIRE_LINK, CommandStatus::ESME_ROK, sequence);
             self.enquiring = Some(now_ms);
         }

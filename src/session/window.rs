@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+use super::response_to;
+use crate::smpp::CommandId;
+
 /// Highest sequence number (SMPP 3.4 §3.2).
 pub const SEQUENCE_MAX: u32 = 0x7FFF_FFFF;
 
@@ -15,9 +18,13 @@ enum Slot<T> {
     /// Answered or expired.
     Empty,
     /// A request of the session's own (enquire_link, unbind, bind).
-    Own { sent_ms: u64 },
+    Own { sent_ms: u64, command: CommandId },
     /// A request of the caller.
-    Ticket { sent_ms: u64, ticket: T },
+    Ticket {
+        sent_ms: u64,
+        command: CommandId,
+        ticket: T,
+    },
 }
 
 /// What a response answered.
@@ -27,7 +34,7 @@ pub enum Answered<T> {
     Own,
     /// The caller's request, and when it was sent.
     Ticket(T, u64),
-    /// Nothing that is outstanding: late, repeated, or invented.
+    /// Nothing that is outstanding: late, repeated, invented, or the response to another operation.
     Stray,
 }
 
@@ -69,17 +76,19 @@ impl<T> Window<T> {
         self.open
     }
 
-    /// Registers a request of the caller and gives its sequence number; the ticket comes back when the window is full.
+    /// Registers a request of the caller, a `command` PDU, and gives its sequence number; the ticket comes back when the
+    /// window is full.
     ///
     /// # Errors
     /// The ticket, unchanged.
-    pub fn push(&mut self, ticket: T, now_ms: u64) -> Result<u32, T> {
+    pub fn push(&mut self, ticket: T, command: CommandId, now_ms: u64) -> Result<u32, T> {
         if self.free() == 0 {
             return Err(ticket);
         }
         self.open += 1;
         Ok(self.put(Slot::Ticket {
             sent_ms: now_ms,
+            command,
             ticket,
         }))
     }
@@ -94,8 +103,11 @@ impl<T> Window<T> {
     }
 
     /// Registers a request of the session's own.
-    pub(super) fn push_own(&mut self, now_ms: u64) -> u32 {
-        self.put(Slot::Own { sent_ms: now_ms })
+    pub(super) fn push_own(&mut self, command: CommandId, now_ms: u64) -> u32 {
+        self.put(Slot::Own {
+            sent_ms: now_ms,
+            command,
+        })
     }
 
     fn put(&mut self, slot: Slot<T>) -> u32 {
@@ -104,17 +116,23 @@ impl<T> Window<T> {
         sequence
     }
 
-    /// Takes the request that `sequence` answers.
-    pub fn answer(&mut self, sequence: u32) -> Answered<T> {
+    /// Takes the request that `response` with `sequence` answers: its own response, or a generic_nack. A response to
+    /// another operation leaves the request outstanding.
+    pub fn answer(&mut self, sequence: u32, response: CommandId) -> Answered<T> {
         let Some(slot) = distance(self.base, sequence).and_then(|d| self.slots.get_mut(d)) else {
             return Answered::Stray;
         };
+        match slot {
+            Slot::Own { command, .. } | Slot::Ticket { command, .. }
+                if response == response_to(*command) || response == CommandId::GENERIC_NACK => {}
+            _ => return Answered::Stray,
+        }
         let taken = std::mem::replace(slot, Slot::Empty);
         self.trim();
         match taken {
             Slot::Empty => Answered::Stray,
             Slot::Own { .. } => Answered::Own,
-            Slot::Ticket { sent_ms, ticket } => {
+            Slot::Ticket { sent_ms, ticket, .. } => {
                 self.open -= 1;
                 Answered::Ticket(ticket, sent_ms)
             }
@@ -126,23 +144,25 @@ impl<T> Window<T> {
     pub fn oldest(&self) -> Option<u64> {
         // trim() keeps the front occupied whenever anything is outstanding.
         match self.slots.front() {
-            Some(Slot::Own { sent_ms } | Slot::Ticket { sent_ms, .. }) => Some(*sent_ms),
+            Some(Slot::Own { sent_ms, .. } | Slot::Ticket { sent_ms, .. }) => Some(*sent_ms),
             _ => None,
         }
     }
 
-    /// Takes the oldest request if it was sent at or before `before_ms`: `Some(None)` for one of the session's own.
-    pub(super) fn expire(&mut self, before_ms: u64) -> Option<Option<T>> {
+    /// Takes the oldest request if it was sent at or before `before_ms`, with its sequence number: `Some(None)` for one of
+    /// the session's own.
+    pub(super) fn expire(&mut self, before_ms: u64) -> Option<Option<(u32, T)>> {
         if self.oldest()? > before_ms {
             return None;
         }
         let slot = self.slots.pop_front()?;
+        let sequence = self.base;
         self.base = advance(self.base, 1);
         self.trim();
         match slot {
             Slot::Ticket { ticket, .. } => {
                 self.open -= 1;
-                Some(Some(ticket))
+                Some(Some((sequence, ticket)))
             }
             _ => Some(None),
         }
@@ -186,33 +206,51 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SM: CommandId = CommandId::SUBMIT_SM;
+    const RESP: CommandId = CommandId::SUBMIT_SM_RESP;
+
+    #[test]
+    fn only_its_own_response_or_a_nack_answers_a_request() {
+        let mut w = Window::new(3);
+        let (first, second) = (w.push('a', SM, 0).unwrap(), w.push('b', SM, 0).unwrap());
+        for wrong in [CommandId::ENQUIRE_LINK_RESP, CommandId::DELIVER_SM_RESP] {
+            assert_eq!(w.answer(first, wrong), Answered::Stray);
+        }
+        assert_eq!(w.answer(first, RESP), Answered::Ticket('a', 0));
+        assert_eq!(
+            w.answer(second, CommandId::GENERIC_NACK),
+            Answered::Ticket('b', 0)
+        );
+        assert_eq!(w.open(), 0);
+    }
+
     #[test]
     fn the_window_fills_and_frees_in_any_order() {
         let mut w = Window::new(3);
-        let seqs: Vec<u32> = (0..3).map(|i| w.push(i, 10).unwrap()).collect();
+        let seqs: Vec<u32> = (0..3).map(|i| w.push(i, SM, 10).unwrap()).collect();
         assert_eq!(seqs, [1, 2, 3]);
-        assert_eq!(w.push(9, 10), Err(9));
-        assert_eq!(w.answer(2), Answered::Ticket(1, 10));
-        assert_eq!(w.answer(2), Answered::Stray);
-        assert_eq!(w.push(9, 20), Ok(4));
+        assert_eq!(w.push(9, SM, 10), Err(9));
+        assert_eq!(w.answer(2, RESP), Answered::Ticket(1, 10));
+        assert_eq!(w.answer(2, RESP), Answered::Stray);
+        assert_eq!(w.push(9, SM, 20), Ok(4));
         assert_eq!(w.oldest(), Some(10));
-        assert_eq!(w.expire(10), Some(Some(0)));
+        assert_eq!(w.expire(10), Some(Some((1, 0))));
         assert_eq!(w.oldest(), Some(10));
         assert_eq!(w.drain().collect::<Vec<_>>(), [2, 9]);
-        assert_eq!(w.answer(3), Answered::Stray);
+        assert_eq!(w.answer(3, RESP), Answered::Stray);
     }
 
     #[test]
     fn sequence_numbers_wrap_within_their_range() {
         let mut w = Window::new(10);
         w.base = SEQUENCE_MAX - 1;
-        let seqs: Vec<u32> = (0..4).map(|i| w.push(i, 0).unwrap()).collect();
+        let seqs: Vec<u32> = (0..4).map(|i| w.push(i, SM, 0).unwrap()).collect();
         assert_eq!(seqs, [SEQUENCE_MAX - 1, SEQUENCE_MAX, 1, 2]);
         for (i, s) in seqs.iter().enumerate().rev() {
-            assert_eq!(w.answer(*s), Answered::Ticket(i, 0));
+            assert_eq!(w.answer(*s, RESP), Answered::Ticket(i, 0));
         }
         for bad in [0, SEQUENCE_MAX + 1, u32::MAX] {
-            assert_eq!(w.answer(bad), Answered::Stray);
+            assert_eq!(w.answer(bad, RESP), Answered::Stray);
         }
     }
 
@@ -225,7 +263,7 @@ mod tests {
             for (what, n) in ops {
                 now += 1;
                 match what {
-                    0 => match w.push(next, now) {
+                    0 => match w.push(next, SM, now) {
                         Ok(seq) => {
                             prop_assert!(model.iter().all(|(s, _)| *s != seq), "reused while outstanding");
                             model.push((seq, next));
@@ -235,10 +273,10 @@ mod tests {
                     },
                     1 if !model.is_empty() => {
                         let (seq, ticket) = model.remove(n % model.len());
-                        let answered = w.answer(seq);
+                        let answered = w.answer(seq, RESP);
                         prop_assert!(matches!(answered, Answered::Ticket(t, _) if t == ticket));
                     }
-                    _ => prop_assert_eq!(w.answer(SEQUENCE_MAX), Answered::Stray),
+                    _ => prop_assert_eq!(w.answer(SEQUENCE_MAX, RESP), Answered::Stray),
                 }
                 prop_assert_eq!(w.open(), model.len());
             }

@@ -52,7 +52,8 @@ pub fn check_submit(sm: &ShortMessage<'_>) -> Result<(), PduError> {
     if sm.registered_delivery.0 & 0xE0 != 0 {
         return bad(CommandStatus::ESME_RINVREGDLVFLG, "registered_delivery");
     }
-    if sm.replace_if_present > 1 {
+    // Replacing an earlier message is not offered: taking the flag and ignoring it would deliver both.
+    if sm.replace_if_present != 0 {
         return bad(CommandStatus::ESME_RINVREPFLAG, "replace_if_present_flag");
     }
     optional(sm)

@@ -31,6 +31,6 @@ pub use operation::{
 pub use pdu::{Pdu, decode, encode};
 pub use receipt::{Receipt, ReceiptText, parse_receipt, write_receipt};
 pub use status::CommandStatus;
-pub use time::{SmppTime, TimeError, format_absolute, parse_time};
+pub use time::{SmppTime, TimeError, format_absolute, parse_time, relative_time};
 pub use tlv::{Tlv, Tlvs, put_tlv};
 pub use write::{begin, finish, put_header_only, put_message_id_resp, put_short_message};

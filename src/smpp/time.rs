@@ -86,6 +86,30 @@ pub fn format_absolute(unix_ms: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"00+");
 }
 
+/// A span as `YYMMDDhhmmss000R`, at least a second; longer than 99 years is cut. Counted in days, hours, minutes and seconds, with
+/// months of 30 and years of 365 days as [`parse_time`] reads them.
+#[must_use]
+pub fn relative_time(seconds: u64) -> [u8; 16] {
+    let seconds = seconds.clamp(1, 99 * 365 * 86_400);
+    let days = seconds / 86_400;
+    let (years, rest) = (days / 365, days % 365);
+    // Up to 12 months of 30 days, and what is left of the year.
+    let months = (rest / 30).min(12);
+    let parts = [
+        years,
+        months,
+        rest - months * 30,
+        seconds / 3_600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    ];
+    let mut out = *b"000000000000000R";
+    for (slot, part) in out.chunks_mut(2).zip(parts) {
+        slot.copy_from_slice(&[b'0' + (part / 10 % 10) as u8, b'0' + (part % 10) as u8]);
+    }
+    out
+}
+
 /// Writes `YYMMDDhhmm` in UTC, the form of receipt dates.
 pub(super) fn format_minute(unix_s: u64, out: &mut Vec<u8>) {
     let (year, month, day, hour, minute, _) = civil(unix_s);
@@ -188,6 +212,11 @@ mod tests {
             let mut out = Vec::new();
             format_absolute(ms, &mut out);
             prop_assert_eq!(parse_time(&out), Ok(Some(SmppTime::Absolute { unix_ms: ms / 100 * 100 })));
+        }
+
+        #[test]
+        fn a_span_survives_writing_and_reading(seconds in 1u64..3_000_000_000) {
+            prop_assert_eq!(parse_time(&relative_time(seconds)), Ok(Some(SmppTime::Relative { seconds })));
         }
 
         #[test]

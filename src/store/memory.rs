@@ -138,6 +138,14 @@ impl Store for MemoryStore {
         }))
     }
 
+    fn expire_outbox(&mut self, before_ms: u64) -> Result<usize, StoreError> {
+        Ok(self.with_disk(|d| {
+            let before = d.outbox.len();
+            d.outbox.retain(|_, row| row.at_ms >= before_ms);
+            before - d.outbox.len()
+        }))
+    }
+
     fn find_topup(&mut self, provider: &str, receipt: &str) -> Result<Option<Topup>, StoreError> {
         Ok(self.with_disk(|d| {
             d.topups
@@ -148,6 +156,10 @@ impl Store for MemoryStore {
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn log_bytes(&self) -> u64 {
+        0
     }
 
     fn maintain(&mut self, _fence: Fence, _now_ms: u64) -> Result<Progress, StoreError> {

@@ -139,6 +139,13 @@ pub trait Store: Send {
         max: usize,
     ) -> Result<Vec<OutboxRow>, StoreError>;
 
+    /// Deletes rows older than `before_ms` from every stored outbox, parked and unclaimed ones too. A bounded slice a call; over
+    /// many calls it goes round. How many went.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn expire_outbox(&mut self, before_ms: u64) -> Result<usize, StoreError>;
+
     /// A top-up already on record under this provider and receipt.
     ///
     /// # Errors
@@ -150,6 +157,9 @@ pub trait Store: Send {
     /// # Errors
     /// `Fatal` when the store cannot be trusted any more.
     fn checkpoint(&mut self) -> Result<(), StoreError>;
+
+    /// Octets in the log that are not in the main file yet.
+    fn log_bytes(&self) -> u64;
 
     /// One bounded slice of background work: sealing full segments, retention.
     /// `spilled` says that no receipt waiting in memory alone has a position at or below the given one.

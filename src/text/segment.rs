@@ -21,6 +21,12 @@ pub fn alphabet(data_coding: u8) -> Alphabet {
     match data_coding {
         0x02 | 0x04 | 0x05 | 0x06 | 0x07 | 0x09 | 0x0A | 0x0D | 0x0E => Alphabet::Octet,
         0x08 => Alphabet::Ucs2,
+        // SMPP reserves these; clients send TS 23.038's general group there, such as 0x18 for a flash message in UCS-2.
+        0x10..=0x3F => match data_coding >> 2 & 3 {
+            1 => Alphabet::Octet,
+            2 => Alphabet::Ucs2,
+            _ => Alphabet::Gsm7,
+        },
         // Message waiting, text in UCS-2.
         0xE0..=0xEF => Alphabet::Ucs2,
         // Message class: bit 2 tells 8-bit data from the default alphabet.

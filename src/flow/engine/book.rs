@@ -44,6 +44,8 @@ pub struct Open {
     pub provisional_err: u16,
     /// Its price has been charged.
     pub captured: bool,
+    /// It waits in the store, not in a lane's memory.
+    pub stored: bool,
     /// Price of all segments.
     pub price: Money,
     /// Accepted, ms since the epoch.
@@ -125,6 +127,7 @@ impl Book {
                 provisional: None,
                 provisional_err: 0,
                 captured,
+                stored: false,
                 price: a.price,
                 at_ms: a.at_ms,
                 expires_ms: a.expires_ms,
@@ -146,6 +149,13 @@ impl Book {
     pub fn moved(&mut self, key: MessageKey, upstream: UpstreamId) {
         if let Some(o) = self.open.get_mut(&key.0) {
             o.upstream = upstream;
+        }
+    }
+
+    /// Notes where a waiting message is: in the store, or in a lane's memory.
+    pub fn set_stored(&mut self, key: MessageKey, stored: bool) {
+        if let Some(o) = self.open.get_mut(&key.0) {
+            o.stored = stored;
         }
     }
 
@@ -218,7 +228,7 @@ impl Book {
         let o = self.open.swap_remove(&e.key.0)?;
         if o.correlation != 0 {
             self.correlation.remove(o.correlation, e.key);
-            self.correlation.remember(o.correlation);
+            self.correlation.remember(o.correlation, o.stub.parts().dest);
         }
         let effect = if o.captured {
             Effect {

@@ -142,7 +142,7 @@ impl<S: Store> Engine<S> {
             if let Some(account) = self.gateway.accounts().get(a.account) {
                 account.with_wallet(|w| w.unhold(a.price));
             }
-            self.gateway.in_commit.fetch_sub(1, Ordering::Relaxed);
+            self.gateway.left_commit(1, a.message.record().len());
         }
         self.pending.lanes.clear();
         for (_, reply, sequences) in self.pending.submits.drain(..) {
@@ -169,7 +169,8 @@ impl<S: Store> Engine<S> {
                     items,
                     reply,
                 } => {
-                    gateway.in_commit.fetch_sub(items.len() as u64, Ordering::Relaxed);
+                    let octets = items.iter().map(|i| i.message.record().len()).sum();
+                    gateway.left_commit(items.len(), octets);
                     let sequences: Vec<u32> = items.iter().map(|i| i.sequence).collect();
                     account.with_wallet(|w| items.into_iter().for_each(|i| w.release(i.hold)));
                     reply.put(
@@ -193,6 +194,7 @@ impl<S: Store> Engine<S> {
         for (reply, answers) in self.pending.answers.drain(..) {
             reply.put(answers);
         }
+        self.release_returned();
         self.release_deliveries();
         self.release_replies();
         self.batch.clear();
@@ -274,7 +276,9 @@ impl<S: Store> Engine<S> {
                 .collect();
             reply.put(answers);
         }
+        let mut octets = 0;
         for (a, lane) in self.batch.accepted.drain(..).zip(self.pending.lanes.drain(..)) {
+            octets += a.message.record().len();
             let message = Outgoing {
                 key: a.key,
                 at_ms: a.at_ms,
@@ -286,9 +290,34 @@ impl<S: Store> Engine<S> {
             };
             self.dispatching.push_back((lane, message));
         }
-        self.gateway.dispatch(&mut self.dispatching);
-        self.gateway.in_commit.fetch_sub(n, Ordering::Relaxed);
+        for key in self.gateway.dispatch(&mut self.dispatching) {
+            self.book.set_stored(key, true);
+        }
+        self.gateway.left_commit(n as usize, octets);
         self.gateway.totals.accepted.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn release_returned(&mut self) {
+        if self.pending.returned.is_empty() {
+            return;
+        }
+        let now = (self.options.now_ms)();
+        let (refused, unwritten): (Vec<_>, Vec<_>) = self
+            .pending
+            .returned
+            .drain(..)
+            .partition(|(_, _, refused)| *refused);
+        for (id, message, _) in refused {
+            if let Some(upstream) = self.gateway.upstream(id) {
+                upstream.retry(message, now);
+            }
+        }
+        // Last first: each goes to the head of its lane.
+        for (id, message, _) in unwritten.into_iter().rev() {
+            if let Some(upstream) = self.gateway.upstream(id) {
+                upstream.unsent(std::iter::once(message));
+            }
+        }
     }
 
     fn release_deliveries(&mut self) {
@@ -318,13 +347,19 @@ impl<S: Store> Engine<S> {
         for (reply, result) in self.pending.replies.drain(..) {
             reply(result);
         }
+        let mut failed = Vec::new();
         for (reply, provider, receipt, duplicate) in self.pending.topup_replies.drain(..) {
             let found = self.store.find_topup(&provider, &receipt);
             reply(match found {
                 Ok(Some(topup)) => Ok(ControlReply::Topup(topup, duplicate)),
-                _ => Err(ControlError::Unavailable),
+                Ok(None) => Err(ControlError::Unavailable),
+                Err(error) => {
+                    failed.push(error);
+                    Err(ControlError::Unavailable)
+                }
             });
         }
+        failed.into_iter().for_each(|e| self.read_failed(e));
     }
 
     /// Watermarks and rows of outboxes: with the next commit that happens anyway, or after a while.
@@ -359,6 +394,7 @@ impl super::Pending {
         self.submits.is_empty()
             && self.answers.is_empty()
             && self.replies.is_empty()
+            && self.returned.is_empty()
             && self.topup_replies.is_empty()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Engine;
 use crate::domain::account::Account;
 use crate::flow::account::AccountState;
-use crate::flow::ingress::{Control, ControlError, ControlReply, Reply};
+use crate::flow::ingress::{Change, Control, ControlError, ControlReply, Reply};
 use crate::ids::AccountId;
 use crate::money::Money;
 use crate::store::{Posting, Store, Topup};
@@ -14,7 +14,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn control(&mut self, op: Control, reply: Reply, now: u64) {
         match op {
             Control::CreateAccount(account) => self.create_account(*account, reply),
-            Control::PutAccount(account) => self.put_account(*account, reply),
+            Control::ChangeAccount(id, change) => self.change_account(id, change, reply),
             Control::Topup {
                 account,
                 amount,
@@ -78,21 +78,24 @@ impl<S: Store> Engine<S> {
             .push((reply, Ok(ControlReply::Account(account))));
     }
 
-    fn put_account(&mut self, account: Account, reply: Reply) {
-        if self.gateway.accounts().get(account.id).is_none() {
-            return self.pending.replies.push((reply, Err(ControlError::NotFound)));
-        }
-        if let Some(field) = self.taken(&account) {
-            return self
-                .pending
-                .replies
-                .push((reply, Err(ControlError::Taken(field))));
-        }
-        self.batch.accounts.push(account.clone());
-        self.pending.replaced.push(account.clone());
-        self.pending
-            .replies
-            .push((reply, Ok(ControlReply::Account(account))));
+    fn change_account(&mut self, id: AccountId, change: Change, reply: Reply) {
+        // One that is already changed in this batch goes on from there.
+        let changed = self.pending.replaced.iter().rev().find(|a| a.id == id).cloned();
+        let accounts = self.gateway.accounts();
+        let found = changed.or_else(|| accounts.get(id).map(|a| (*a.spec()).clone()));
+        let result = match found {
+            None => Err(ControlError::NotFound),
+            Some(mut account) => change(&mut account).and_then(|()| match self.taken(&account) {
+                Some(field) => Err(ControlError::Taken(field)),
+                None => Ok(account),
+            }),
+        };
+        let result = result.map(|account| {
+            self.batch.accounts.push(account.clone());
+            self.pending.replaced.push(account.clone());
+            ControlReply::Account(account)
+        });
+        self.pending.replies.push((reply, result));
     }
 
     fn topup(&mut self, topup: Topup, reply: Reply) {
@@ -102,7 +105,10 @@ impl<S: Store> Engine<S> {
             None => self.store.find_topup(&topup.provider, &topup.receipt),
         };
         match known {
-            Err(_) => self.pending.replies.push((reply, Err(ControlError::Unavailable))),
+            Err(error) => {
+                self.pending.replies.push((reply, Err(ControlError::Unavailable)));
+                self.read_failed(error);
+            }
             Ok(Some(first)) if (first.account, first.amount) != (topup.account, topup.amount) => {
                 self.pending
                     .replies
@@ -122,9 +128,30 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Whether a balance can take this payment on top of those of the batch.
+    fn fits(&self, account: AccountId, amount: Money) -> bool {
+        let accounts = self.gateway.accounts();
+        let balance = accounts
+            .get(account)
+            .map_or(Money::ZERO, |a| a.with_wallet(|w| w.balance()));
+        let posts = &self.pending.wallet_posts;
+        let pending = posts.iter().filter(|(a, _)| *a == account).map(|(_, sum)| *sum);
+        pending
+            .chain([amount])
+            .try_fold(balance, Money::checked_add)
+            .is_some_and(|sum| sum <= Money::MOST)
+    }
+
     fn book_topup(&mut self, topup: Topup, reply: Reply) {
         if self.gateway.accounts().get(topup.account).is_none() {
             return self.pending.replies.push((reply, Err(ControlError::NotFound)));
+        }
+        if !self.fits(topup.account, topup.amount) {
+            let what = format!("the balance would be more than {}", Money::MOST);
+            return self
+                .pending
+                .replies
+                .push((reply, Err(ControlError::Invalid("amount", what))));
         }
         self.batch.postings.push(Posting {
             at_ms: topup.at_ms,

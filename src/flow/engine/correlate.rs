@@ -9,6 +9,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::HashMap;
 
+use crate::flow::habits::IdForm;
 use crate::ids::{MessageKey, UpstreamId};
 
 /// Entries are the hash of (upstream, plain id), keyed at random per process: peers choose ids and must not be able to make
@@ -18,7 +19,8 @@ pub struct Correlation {
     hasher: foldhash::quality::RandomState,
     map: HashMap<u64, u64, foldhash::fast::FixedState>,
     recent: VecDeque<u64>,
-    recent_set: HashMap<u64, u32, foldhash::fast::FixedState>,
+    /// How often each is in `recent`, and a hash of the number its last message went to.
+    recent_set: HashMap<u64, (u32, u64), foldhash::fast::FixedState>,
 }
 
 /// Ended messages whose ids are remembered, so that a repeated receipt is told from an early one.
@@ -27,16 +29,38 @@ const RECENT: usize = 200_000;
 impl Correlation {
     /// Notes that `upstream` knows `key` as `smsc_id`; the newest wins. The entry's handle, 0 for an empty id.
     pub fn insert(&mut self, upstream: UpstreamId, smsc_id: &[u8], key: MessageKey) -> u64 {
-        if smsc_id.is_empty() {
-            return 0;
-        }
-        let handle = self.handle(upstream, plain(smsc_id));
-        self.map.insert(handle, key.0);
-        if let Some(n) = self.recent_set.get_mut(&handle) {
-            // The SMSC uses the id again: a receipt for it now means the new message.
-            *n = 0;
+        let handle = self.noted_as(upstream, smsc_id);
+        if handle != 0 {
+            self.map.insert(handle, key.0);
         }
         handle
+    }
+
+    /// The handle of an id as a response gives it; 0 for an empty id.
+    #[must_use]
+    pub fn noted_as(&self, upstream: UpstreamId, smsc_id: &[u8]) -> u64 {
+        match plain(smsc_id) {
+            [] => 0,
+            id => self.handle(upstream, id),
+        }
+    }
+
+    /// The handle of the id that a response must have had if `smsc_id`, from a receipt, is to be read as `form` says.
+    #[must_use]
+    pub fn read_as(&self, upstream: UpstreamId, smsc_id: &[u8], form: IdForm) -> Option<u64> {
+        let id = plain(smsc_id);
+        let text = std::str::from_utf8(id).ok().filter(|t| !t.is_empty())?;
+        match form {
+            IdForm::Same => Some(self.handle(upstream, id)),
+            IdForm::HexDec => {
+                let value: u128 = text.parse().ok()?;
+                Some(self.handle(upstream, format!("{value:x}").as_bytes()))
+            }
+            IdForm::DecHex => {
+                let value = u128::from_str_radix(text, 16).ok()?;
+                Some(self.handle(upstream, value.to_string().as_bytes()))
+            }
+        }
     }
 
     /// Forgets an entry, if it still means `key`.
@@ -46,13 +70,15 @@ impl Correlation {
         }
     }
 
-    /// Remembers the id of an ended message for a while.
-    pub fn remember(&mut self, handle: u64) {
-        *self.recent_set.entry(handle).or_insert(0) += 1;
+    /// Remembers the id of a message to `dest` that has ended, for a while.
+    pub fn remember(&mut self, handle: u64, dest: &[u8]) {
+        let number = self.number(dest);
+        let entry = self.recent_set.entry(handle).or_insert((0, 0));
+        *entry = (entry.0 + 1, number);
         self.recent.push_back(handle);
         if self.recent.len() > RECENT
             && let Some(old) = self.recent.pop_front()
-            && let Some(n) = self.recent_set.get_mut(&old)
+            && let Some((n, _)) = self.recent_set.get_mut(&old)
         {
             *n = n.saturating_sub(1);
             if *n == 0 {
@@ -61,36 +87,27 @@ impl Correlation {
         }
     }
 
-    /// Handles under which a receipt's id could have been noted, most likely first.
-    #[must_use]
-    pub fn forms(&self, upstream: UpstreamId, smsc_id: &[u8], convert: bool) -> Vec<u64> {
-        let id = plain(smsc_id);
-        if id.is_empty() {
-            return Vec::new();
-        }
-        let mut forms = vec![self.handle(upstream, id)];
-        if convert {
-            let text = std::str::from_utf8(id).unwrap_or("");
-            if let Ok(value) = text.parse::<u64>() {
-                forms.push(self.handle(upstream, format!("{value:x}").as_bytes()));
-            }
-            if let Ok(value) = u64::from_str_radix(text, 16) {
-                forms.push(self.handle(upstream, value.to_string().as_bytes()));
-            }
-        }
-        forms
-    }
-
     /// The message noted under a handle.
     #[must_use]
     pub fn get(&self, handle: u64) -> Option<MessageKey> {
         self.map.get(&handle).copied().map(MessageKey)
     }
 
-    /// Whether a message with this handle ended a short while ago.
+    /// Whether a message with this handle, to `number` if one is given, ended a short while ago: then a receipt for it is a
+    /// repeated one. An SMSC that starts its ids over uses them for another number.
     #[must_use]
-    pub fn ended(&self, handle: u64) -> bool {
-        self.recent_set.get(&handle).is_some_and(|n| *n > 0)
+    pub fn ended(&self, handle: u64, number: &[u8]) -> bool {
+        self.recent_set
+            .get(&handle)
+            .is_some_and(|(_, dest)| number.is_empty() || *dest == self.number(number))
+    }
+
+    /// A number without its spelling: what [`crate::domain::address::same_number`] compares.
+    fn number(&self, digits: &[u8]) -> u64 {
+        let mut tail = [0u8; 9];
+        let digits = digits.iter().rev().filter(|c| c.is_ascii_digit()).take(9);
+        tail.iter_mut().zip(digits).for_each(|(to, from)| *to = *from);
+        self.hasher.hash_one(tail)
     }
 
     fn handle(&self, upstream: UpstreamId, plain_id: &[u8]) -> u64 {
@@ -124,8 +141,9 @@ mod tests {
     fn finds(noted: &str, receipt: &str) -> bool {
         let mut c = Correlation::default();
         c.insert(UP, noted.as_bytes(), MessageKey(7));
-        c.forms(UP, receipt.as_bytes(), true)
+        IdForm::ALL
             .into_iter()
+            .filter_map(|form| c.read_as(UP, receipt.as_bytes(), form))
             .any(|h| c.get(h) == Some(MessageKey(7)))
     }
 
@@ -140,21 +158,24 @@ mod tests {
             ("0", "0"),
             ("f81d4fae-7dec-11d0", "F81D4FAE-7DEC-11D0"),
             (" 42 ", "42"),
+            // 128 bits.
+            (
+                "F81D4FAE7DEC11D0A76500A0C91E6BF6",
+                "329800735698586629295641978511506172918",
+            ),
         ] {
             assert!(finds(noted, receipt), "{noted} {receipt}");
         }
         assert!(!finds("123", "124"));
+        assert!(!finds("12", ""));
     }
 
     #[test]
     fn upstreams_do_not_mix_and_the_newest_wins() {
         let mut c = Correlation::default();
         let h = c.insert(UP, b"5", MessageKey(1));
-        assert!(
-            c.forms(UpstreamId(4), b"5", true)
-                .into_iter()
-                .all(|h| c.get(h).is_none())
-        );
+        let other = c.read_as(UpstreamId(4), b"5", IdForm::Same).unwrap();
+        assert!(c.get(other).is_none());
         c.insert(UP, b"5", MessageKey(2));
         c.remove(h, MessageKey(1));
         assert_eq!(c.get(h), Some(MessageKey(2)));
@@ -162,13 +183,15 @@ mod tests {
     }
 
     #[test]
-    fn ended_ids_are_remembered_until_used_again() {
+    fn ended_ids_are_remembered_with_their_number() {
         let mut c = Correlation::default();
         let h = c.insert(UP, b"5", MessageKey(1));
         c.remove(h, MessageKey(1));
-        c.remember(h);
-        assert!(c.ended(h));
-        c.insert(UP, b"5", MessageKey(2));
-        assert!(!c.ended(h));
+        c.remember(h, b"254712345678");
+        assert!(c.ended(h, b"") && c.ended(h, b"0712345678"));
+        assert!(
+            !c.ended(h, b"254712345679"),
+            "the id is used again for another number"
+        );
     }
 }

@@ -85,6 +85,8 @@ struct Pending {
     replaced: Vec<crate::domain::account::Account>,
     recorded: Vec<(AccountId, usize)>,
     wallet_posts: Vec<(AccountId, Money)>,
+    /// Messages that go back to their lanes; `true`: after a refusal, with a pause.
+    returned: Vec<(UpstreamId, Outgoing, bool)>,
 }
 
 /// See the module's description.
@@ -102,17 +104,25 @@ pub struct Engine<S> {
     due: BTreeMap<(u64, MessageKey), ()>,
     sweep: usize,
     swept_ms: u64,
+    /// When the stored outboxes were last looked through.
+    expired_ms: u64,
     parked: HashMap<u64, Vec<Parked>>,
     parked_order: VecDeque<(Pos, u64, Vec<u64>)>,
     inputs: VecDeque<Input>,
     batch: Batch,
     pending: Pending,
     dispatching: VecDeque<(UpstreamId, Outgoing)>,
+    /// Sum of [`super::lane::Upstream::turns`] when another route was last sought.
+    upstream_turns: u64,
     dirty_ms: u64,
     tick_ms: u64,
     turn: u64,
     rate: Rate,
     unclean: bool,
+    /// A read that failed where its caller could not be told so: the turn ends with it.
+    failed: Option<StoreError>,
+    /// Sealing waits for receipts that are in customers' hands.
+    seal_waits: bool,
 }
 
 impl<S> std::fmt::Debug for Engine<S> {
@@ -167,17 +177,21 @@ impl<S: Store> Engine<S> {
             due: BTreeMap::new(),
             sweep: 0,
             swept_ms: 0,
+            expired_ms: 0,
             parked: HashMap::new(),
             parked_order: VecDeque::new(),
             inputs: VecDeque::new(),
             batch: Batch::default(),
             pending: Pending::default(),
             dispatching: VecDeque::new(),
+            upstream_turns: 0,
             dirty_ms: 0,
             tick_ms: 0,
             turn: 0,
             rate: Rate::default(),
             unclean: owned.unclean,
+            failed: None,
+            seal_waits: false,
         };
         engine.recover()?;
         engine.beat();
@@ -199,9 +213,9 @@ impl<S: Store> Engine<S> {
     /// Runs until [`Gateway::end`] is called, then puts on record what has come in and releases the store.
     ///
     /// # Errors
-    /// `Fatal` or `Fenced`: the process must end without closing the store (closing would checkpoint it). `Full` or
+    /// `Fatal` or `Fenced`: the process must end without dropping the engine (closing the store would checkpoint it). `Full` or
     /// `Retry`: asked to end while the store took no writes; nothing that was acknowledged is lost.
-    pub fn run(mut self) -> Result<(), StoreError> {
+    pub fn run(&mut self) -> Result<(), StoreError> {
         use std::sync::atomic::Ordering;
         while !self.gateway.ending() {
             let wait = self.wait();
@@ -235,7 +249,9 @@ impl<S: Store> Engine<S> {
 
     fn wait(&self) -> Duration {
         let now = (self.options.now_ms)();
-        if self.inputs.is_empty() && self.store.backlog() == 0 {
+        if self.inputs.is_empty() && self.seal_waits {
+            Duration::from_millis(5)
+        } else if self.inputs.is_empty() && self.store.backlog() == 0 {
             Duration::from_millis((self.tick_ms + TICK_MS).saturating_sub(now).max(1))
         } else {
             Duration::ZERO
@@ -265,9 +281,19 @@ impl<S: Store> Engine<S> {
         }
         self.flush_outboxes(now, false);
         self.commit()?;
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         self.store.checkpoint()?;
         self.refill()?;
         self.seal(now, idle)
+    }
+
+    /// A store that cannot be read is not to be trusted with writes either; one that is busy is asked again.
+    fn read_failed(&mut self, error: StoreError) {
+        if !matches!(error, StoreError::Full(_) | StoreError::Retry(_)) {
+            self.failed = self.failed.take().or(Some(error));
+        }
     }
 
     /// Takes the next epoch in a commit of its own before the sequence numbers of this one are used up.

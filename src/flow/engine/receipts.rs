@@ -6,6 +6,7 @@ use super::Engine;
 use crate::domain::address::same_number;
 use crate::domain::message::Message;
 use crate::domain::outcome::Final;
+use crate::flow::habits::IdForm;
 use crate::flow::ingress::UpReceipt;
 use crate::flow::outbox::{OutItem, Payload};
 use crate::ids::{AccountId, MessageKey, UpstreamId};
@@ -18,27 +19,39 @@ impl<S: Store> Engine<S> {
             // An intermediate notification: nothing has ended.
             return;
         };
-        match self.find(upstream, &receipt.smsc_id, &receipt.number) {
-            Some(key) => self.confirm(upstream, key, state, receipt.err, now),
+        match self.find(upstream, &receipt.smsc_id, [&receipt.number, &receipt.other]) {
+            Some((key, form)) => {
+                if let Some(upstream) = self.gateway.upstream(upstream) {
+                    upstream.habits.found(form);
+                }
+                self.confirm(upstream, key, state, receipt.err, now);
+            }
             None => self.park(upstream, receipt, now),
         }
     }
 
-    /// The open message that an upstream means by `smsc_id`; its number must agree where the receipt gives one.
-    fn find(&self, upstream: UpstreamId, smsc_id: &[u8], number: &[u8]) -> Option<MessageKey> {
-        let convert = self
-            .gateway
-            .upstream(upstream)
-            .is_none_or(|u| u.options.hex_forms);
-        self.book
-            .correlation
-            .forms(upstream, smsc_id, convert)
-            .into_iter()
-            .find_map(|handle| {
-                let key = self.book.correlation.get(handle)?;
-                let open = self.book.get(key)?;
-                (number.is_empty() || same_number(open.stub.parts().dest, number)).then_some(key)
-            })
+    /// The open message that an upstream means by `smsc_id`, and how the id had to be read. One of the receipt's addresses must
+    /// agree with its destination, unless it has none: SMSCs start their ids over. Some put the number into the receipt's
+    /// destination instead of its source.
+    fn find(
+        &self,
+        upstream: UpstreamId,
+        smsc_id: &[u8],
+        numbers: [&[u8]; 2],
+    ) -> Option<(MessageKey, IdForm)> {
+        let lane = self.gateway.upstream(upstream)?;
+        let correlation = &self.book.correlation;
+        let as_written = correlation.read_as(upstream, smsc_id, IdForm::Same)?;
+        if lane.habits.form().is_none() && correlation.ended(as_written, numbers[0]) {
+            // Repeated; read in another way it could only hit another message.
+            return None;
+        }
+        lane.habits.forms().find_map(|form| {
+            let key = correlation.get(correlation.read_as(upstream, smsc_id, form)?)?;
+            let dest = self.book.get(key)?.stub.parts().dest;
+            let agrees = numbers.iter().all(|n| n.is_empty()) || numbers.iter().any(|n| same_number(dest, n));
+            agrees.then_some((key, form))
+        })
     }
 
     fn confirm(&mut self, upstream: UpstreamId, key: MessageKey, state: Final, err: u16, now: u64) {
@@ -82,6 +95,9 @@ impl<S: Store> Engine<S> {
     fn park(&mut self, upstream: UpstreamId, receipt: UpReceipt, now: u64) {
         self.gateway.totals.unmatched.fetch_add(1, Ordering::Relaxed);
         self.gateway.metrics.unmatched.increment(1);
+        if let Some(lane) = self.gateway.upstream(upstream) {
+            lane.habits.missed();
+        }
         let row = Parked {
             pos: self.pos(),
             upstream,
@@ -101,10 +117,14 @@ impl<S: Store> Engine<S> {
     /// Makes a parked receipt findable. A repeated receipt of an ended message is kept for the operator but never matched:
     /// the SMSC may give its id to another message later.
     pub(super) fn keep_parked(&mut self, row: Parked) {
-        let mut forms = self.book.correlation.forms(row.upstream, &row.smsc_id, true);
-        if forms.iter().any(|h| self.book.correlation.ended(*h)) {
-            forms.clear();
-        }
+        let correlation = &self.book.correlation;
+        let read_as = |form| correlation.read_as(row.upstream, &row.smsc_id, form);
+        let repeated = read_as(IdForm::Same).is_some_and(|h| correlation.ended(h, &row.number));
+        let forms: Vec<u64> = if repeated {
+            Vec::new()
+        } else {
+            IdForm::ALL.into_iter().filter_map(read_as).collect()
+        };
         self.parked_order.push_back((row.pos, row.at_ms, forms.clone()));
         for handle in forms {
             self.parked.entry(handle).or_default().push(row.clone());
@@ -115,27 +135,30 @@ impl<S: Store> Engine<S> {
             .store(self.parked_order.len() as u64, Ordering::Relaxed);
     }
 
-    /// A message just got its SMSC id: was its receipt here first?
+    /// A message just got its SMSC id: were its receipts here first? All of them count, in the order they came: ACCEPTD may
+    /// stand before DELIVRD.
     pub(super) fn unpark(&mut self, upstream: UpstreamId, smsc_id: &[u8], now: u64) {
-        let found = self
-            .book
-            .correlation
-            .forms(upstream, smsc_id, true)
-            .into_iter()
-            .find_map(|handle| {
-                let waiting = self.parked.get(&handle)?;
-                waiting
-                    .iter()
-                    .find(|p| p.upstream == upstream && self.find(upstream, &p.smsc_id, &p.number).is_some())
-            });
-        let Some(row) = found.cloned() else { return };
-        self.forget_parked(row.pos);
-        self.batch.unparked.push(row.pos);
-        if let (Some(key), Some(state)) = (
-            self.find(upstream, &row.smsc_id, &row.number),
+        let handle = self.book.correlation.noted_as(upstream, smsc_id);
+        let mut rows = self.parked.get(&handle).cloned().unwrap_or_default();
+        rows.sort_by_key(|p| p.pos);
+        rows.dedup_by_key(|p| p.pos);
+        for row in rows {
+            self.match_parked(&row, now);
+        }
+    }
+
+    /// Applies a parked receipt if its message is known now.
+    pub(super) fn match_parked(&mut self, row: &Parked, now: u64) {
+        if let (Some((key, form)), Some(state)) = (
+            self.find(row.upstream, &row.smsc_id, [&row.number, &[]]),
             Final::from_code(row.state),
         ) {
-            self.confirm(upstream, key, state, row.err, now);
+            if let Some(lane) = self.gateway.upstream(row.upstream) {
+                lane.habits.found_late(form);
+            }
+            self.forget_parked(row.pos);
+            self.batch.unparked.push(row.pos);
+            self.confirm(row.upstream, key, state, row.err, now);
         }
     }
 
@@ -164,6 +187,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn drop_oldest_parked(&mut self) {
         if let Some((pos, _, forms)) = self.parked_order.pop_front() {
+            self.gateway.metrics.parked_dropped.increment(1);
             self.unlist(pos, &forms);
             self.batch.unparked.push(pos);
         }
@@ -200,7 +224,7 @@ impl<S: Store> Engine<S> {
                 // Always a row of its own: nothing else in the journal could bring it back.
                 self.batch.outbox_put.push(item.row(account, false));
                 match accounts.get(account) {
-                    Some(a) if a.outbox.full(self.gateway.limits.outbox_max) => a.outbox.spilled(1),
+                    Some(a) if !a.outbox.reserve(self.gateway.limits.outbox_max) => a.outbox.spilled(1),
                     _ => self.pending.deliveries.push((account, item)),
                 }
             }

@@ -108,8 +108,14 @@ impl<S: Store> Engine<S> {
             }
         }
         self.gateway.set_accounts(accounts);
+        let now = (self.options.now_ms)();
+        let parked = found.parked.clone();
         for row in found.parked {
             self.keep_parked(row);
+        }
+        // A crash may have come between the response and the receipt that had been waiting for it.
+        for row in &parked {
+            self.match_parked(row, now);
         }
         self.name_upstreams(&found.upstreams);
         self.queue_open();
@@ -141,13 +147,7 @@ impl<S: Store> Engine<S> {
         for (key, open) in self.book.iter() {
             match open.phase {
                 Phase::Queued => {
-                    let parts = open.stub.parts();
-                    let lane = self
-                        .gateway
-                        .route(&policy, open.account, parts.source, parts.dest)
-                        .and_then(|route| self.gateway.pick(&policy, route, key.0))
-                        .map_or(UpstreamId::NONE, |u| u.id);
-                    waiting.push((key, lane));
+                    waiting.push((key, self.home(&policy, key).unwrap_or(UpstreamId::NONE)));
                     deadlines.push((key, open.expires_ms, open.at_ms));
                 }
                 Phase::Sending => unknown.push((key, open.upstream)),
@@ -157,6 +157,7 @@ impl<S: Store> Engine<S> {
         waiting.sort_unstable();
         for (key, lane) in &waiting {
             self.book.moved(*key, *lane);
+            self.book.set_stored(*key, true);
         }
         for upstream in &self.gateway.upstreams {
             upstream.push_backlog(

@@ -1,15 +1,19 @@
 //! Submits go on record, and what upstreams report about messages becomes events.
 
+use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Engine;
 use super::book::{Book, Open, Phase};
+use crate::domain::message::Message;
 use crate::domain::outcome::Final;
 use crate::flow::account::AccountState;
 use crate::flow::ingress::{Admitted, Mailbox, ToCustomer, ToUpstream, UpEvent};
+use crate::flow::lane::Outgoing;
 use crate::flow::outbox::{OutItem, Payload};
-use crate::ids::{MessageKey, UpstreamId};
+use crate::ids::{AccountId, MessageKey, UpstreamId};
 use crate::store::{Accepted, Finished, Mark, MarkKind, Sent, Store, flags};
 
 impl<S: Store> Engine<S> {
@@ -23,9 +27,10 @@ impl<S: Store> Engine<S> {
         let mut sequences = Vec::with_capacity(items.len());
         for item in items {
             self.turn = self.turn.wrapping_add(1);
+            let turn = part_of(account.id, &item.message).unwrap_or(self.turn);
             let lane = self
                 .gateway
-                .pick(&policy, item.route, self.turn)
+                .pick(&policy, item.route, turn)
                 .map_or(UpstreamId::NONE, |u| u.id);
             let row = Accepted {
                 key: self.next_key(),
@@ -67,12 +72,14 @@ impl<S: Store> Engine<S> {
         for event in events {
             match event {
                 UpEvent::Sent { key, smsc_id } => self.sent(upstream, key, smsc_id, now),
+                UpEvent::LateSent { key, smsc_id } => self.late_sent(upstream, key, smsc_id, now),
                 UpEvent::Failed { key, status } => {
                     self.finish(key, Final::Rejected, status.min(0xFFFF) as u16, false, now);
                 }
                 UpEvent::Expired(key) => self.finish(key, Final::Expired, 0, false, now),
                 UpEvent::Abandoned(key) => self.finish(key, Final::Undeliverable, 0, false, now),
-                UpEvent::Requeued(key) => self.mark(upstream, key, MarkKind::Requeued, now),
+                UpEvent::Unwritten(message) => self.returned(upstream, message, false, now),
+                UpEvent::Refused(message) => self.returned(upstream, message, true, now),
                 UpEvent::Held(key) => self.mark(upstream, key, MarkKind::Held, now),
                 UpEvent::Sending(message) => {
                     self.mark(upstream, message.key, MarkKind::Sending, now);
@@ -113,6 +120,30 @@ impl<S: Store> Engine<S> {
         if !self.parked.is_empty() {
             self.unpark(upstream, &id, now);
         }
+    }
+
+    /// The SMSC had taken it after all. If it waits for its second try, it waits no longer; if that is under way already,
+    /// the message is charged once all the same.
+    fn late_sent(&mut self, upstream: UpstreamId, key: MessageKey, smsc_id: Box<[u8]>, now: u64) {
+        let Some(open) = self.book.get(key).filter(|o| o.phase != Phase::Sent) else {
+            return;
+        };
+        if open.phase == Phase::Queued
+            && let Some(lane) = self.gateway.upstream(open.upstream)
+        {
+            lane.withdraw(&HashSet::from([key]));
+        }
+        self.sent(upstream, key, smsc_id, now);
+    }
+
+    /// A marked message comes back. It may be taken again only after the mark's end is on record: otherwise a crash could
+    /// leave two marks in the wrong order, and what may have been written would be taken for unwritten.
+    fn returned(&mut self, upstream: UpstreamId, message: Outgoing, refused: bool, now: u64) {
+        if self.book.get(message.key).is_none() {
+            return;
+        }
+        self.mark(upstream, message.key, MarkKind::Requeued, now);
+        self.pending.returned.push((upstream, message, refused));
     }
 
     pub(super) fn mark(&mut self, upstream: UpstreamId, key: MessageKey, kind: MarkKind, now: u64) {
@@ -193,12 +224,28 @@ impl<S: Store> Engine<S> {
         let Some(owner) = accounts.get(account) else {
             return 0;
         };
-        if owner.outbox.full(self.gateway.limits.outbox_max) {
-            self.batch.outbox_put.push(item.row(account, false));
-            owner.outbox.spilled(1);
-            return flags::SPILLED;
+        if owner.outbox.reserve(self.gateway.limits.outbox_max) {
+            self.pending.deliveries.push((account, item));
+            return 0;
         }
-        self.pending.deliveries.push((account, item));
-        0
+        self.batch.outbox_put.push(item.row(account, false));
+        owner.outbox.spilled(1);
+        flags::SPILLED
     }
 }
+
+/// For a part of a message that the customer has split: a number that all its parts share, so that they take one way and can
+/// be put together again. `None` for any other message.
+fn part_of(account: AccountId, message: &Message) -> Option<u64> {
+    let parts = message.parts();
+    let udhi = parts.flags.esm_class & 0x40 != 0;
+    if !(udhi || parts.tlvs.windows(2).any(|w| w == SAR_REFERENCE)) {
+        return None;
+    }
+    let hasher = foldhash::fast::FixedState::default();
+    Some(hasher.hash_one((account.0, parts.source, parts.dest)))
+}
+
+/// Tag of sar_msg_ref_num (SMPP 3.4 §5.3.2.22). A value that happens to hold these octets makes a message go with its
+/// destination's others, which does no harm.
+const SAR_REFERENCE: [u8; 2] = [0x02, 0x0C];

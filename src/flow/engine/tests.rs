@@ -110,10 +110,10 @@ fn gateway() -> Arc<Gateway> {
             retry_max_ms: 4_000,
             unknown_outcome,
             unknown_resend_max: 1,
-            hex_forms: false,
+            id_form: None,
         };
         let upstream = Upstream::new(UpstreamId(id), options, 1);
-        upstream.sender_up();
+        upstream.sender_up(0);
         Arc::new(upstream)
     };
     let limits = Limits {
@@ -329,7 +329,7 @@ impl World {
     fn take(&mut self, n: usize) {
         let upstream = Arc::clone(&self.gateway.upstreams[n]);
         let max = 1 + self.random.below(8);
-        let taken = upstream.take(max, now());
+        let taken = upstream.take(0, max, now());
         let mut events: Vec<UpEvent> = taken.expired.into_iter().map(UpEvent::Expired).collect();
         if upstream.marks_before_sending() {
             events.extend(taken.out.into_iter().map(UpEvent::Sending));
@@ -354,18 +354,38 @@ impl World {
                 status: 0x0B,
             }],
             1 => {
-                let requeued = upstream
-                    .marks_before_sending()
-                    .then_some(UpEvent::Requeued(message.key));
-                upstream.retry(message, now());
-                requeued.into_iter().collect()
+                if upstream.marks_before_sending() {
+                    vec![UpEvent::Refused(message)]
+                } else {
+                    upstream.retry(message, now());
+                    Vec::new()
+                }
             }
-            2 => upstream.unanswered(message).into_iter().collect(),
+            2 => {
+                let key = message.key;
+                let mut events = Vec::new();
+                match upstream.unanswered(message) {
+                    Ok(again) => upstream.unsent(std::iter::once(again)),
+                    Err(event) => events.push(event),
+                }
+                if self.random.one_in(2) {
+                    // Late, it answers all the same.
+                    let smsc_id: Box<[u8]> = self.next_smsc_id.to_string().into_bytes().into();
+                    self.next_smsc_id += 1;
+                    self.taken[n].push(smsc_id.clone());
+                    events.push(UpEvent::LateSent { key, smsc_id });
+                }
+                events
+            }
+            3 if upstream.marks_before_sending() => vec![UpEvent::Unwritten(message)],
             _ => {
                 let smsc_id: Box<[u8]> = self.next_smsc_id.to_string().into_bytes().into();
                 self.next_smsc_id += 1;
                 if self.random.one_in(5) {
-                    // The receipt overtakes the response.
+                    // Receipts overtake the response.
+                    if self.random.one_in(2) {
+                        self.receipt_for(n, &smsc_id, 6);
+                    }
                     self.receipt_for(n, &smsc_id, 2);
                 }
                 self.taken[n].push(smsc_id.clone());
@@ -385,6 +405,7 @@ impl World {
         let receipt = UpReceipt {
             smsc_id: smsc_id.into(),
             number: Box::from(&b""[..]),
+            other: Box::from(&b""[..]),
             state,
             err: 0,
         };
@@ -429,7 +450,9 @@ impl World {
         let n = self.random.below(ACCOUNTS);
         let account = Arc::clone(self.gateway.accounts().by_name(&format!("a{n}")).unwrap());
         let mut items = Vec::new();
-        account.outbox.take(1 + self.random.below(4), &mut items);
+        account
+            .outbox
+            .take(crate::ids::SessionId(1), 1 + self.random.below(4), &mut items);
         for item in items {
             match if friendly { 9 } else { self.random.below(10) } {
                 0 => account.outbox.refused(item, now(), 1_000, false),
@@ -443,7 +466,7 @@ impl World {
                             self.inbound_received.insert(m.parts().text.to_vec());
                         }
                     }
-                    account.outbox.delivered(&[(item.pos, item.stored)]);
+                    account.outbox.delivered(std::slice::from_ref(&item));
                 }
             }
         }

@@ -1,12 +1,14 @@
 //! What happens by time rather than by message: expiry, receipt timeouts, lanes of dead upstreams, refilling, sealing.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Engine;
 use super::book::Phase;
 use crate::domain::outcome::Final;
-use crate::flow::lane::{Outgoing, UnknownOutcome, Upstream};
+use crate::flow::Policy;
+use crate::flow::lane::{Outgoing, Rerouted, UnknownOutcome};
 use crate::ids::{MessageKey, UpstreamId};
 use crate::store::{MarkKind, Progress, Store, StoreError};
 
@@ -20,6 +22,13 @@ const EXPIRE_MAX: usize = 1_000;
 const AGAIN_MS: u64 = 1_000;
 /// Messages read back from the store in one turn.
 const REFILL_MAX: usize = 500;
+/// Waiting messages looked at in one turn when another route is sought for them.
+const REROUTE_MAX: usize = 2_000;
+/// How often a slice of the stored outboxes is looked through for rows past their time.
+const EXPIRE_EVERY_MS: u64 = 1_000;
+/// Octets of write-ahead log that cannot be moved into the store (a full disk, a reader that holds on) before no more is
+/// accepted.
+const LOG_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Full segments that may wait before sealing stops giving way to traffic.
 const SEAL_BACKLOG: usize = 4;
 
@@ -37,6 +46,7 @@ impl<S: Store> Engine<S> {
         self.expire_parked(now);
         self.rebalance();
         self.outboxes(now);
+        self.expire_stored(now)?;
         self.measure(now);
         self.probe()
     }
@@ -55,6 +65,12 @@ impl<S: Store> Engine<S> {
                 continue;
             };
             match open.phase {
+                Phase::Queued if open.expires_ms <= now && open.stored => {
+                    if let Some(upstream) = self.gateway.upstream(open.upstream) {
+                        upstream.forget_stored(1);
+                    }
+                    self.finish(key, Final::Expired, 0, false, now);
+                }
                 Phase::Queued if open.expires_ms <= now => {
                     unsent.entry(open.upstream).or_default().insert(key);
                 }
@@ -109,45 +125,72 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Moves what waits at an upstream that cannot send to another one of its route that can.
+    /// Moves what waits at an upstream that cannot send to another one of its route that can: a slice a turn, and only
+    /// after an upstream has come or gone, since nothing else can have changed the answer.
     fn rebalance(&mut self) {
-        let policy = self.gateway.policy.load_full();
-        let upstreams = self.gateway.upstreams.clone();
-        if upstreams.len() < 2 {
+        let gateway = Arc::clone(&self.gateway);
+        if gateway.upstreams.len() < 2 {
             return;
         }
-        for from in upstreams.iter().filter(|u| !u.live() && u.depth() != (0, 0)) {
-            let (messages, keys) = from.clear();
-            let mut moved: HashMap<UpstreamId, (Vec<Outgoing>, Vec<MessageKey>)> = HashMap::new();
-            for message in messages {
-                let to = self.lane_of(&policy, message.key, from);
-                moved.entry(to).or_default().0.push(message);
-            }
-            for key in keys {
-                let to = self.lane_of(&policy, key, from);
-                moved.entry(to).or_default().1.push(key);
-            }
-            for (to, (messages, keys)) in moved {
-                if let Some(upstream) = self.gateway.upstream(to) {
-                    for key in messages.iter().map(|m| m.key).chain(keys.iter().copied()) {
-                        self.book.moved(key, to);
-                    }
-                    upstream.push_loaded(messages);
-                    upstream.push_backlog(keys);
+        let policy = gateway.policy.load_full();
+        let turns = gateway.upstreams.iter().map(|u| u64::from(u.turns())).sum();
+        if turns != self.upstream_turns {
+            self.upstream_turns = turns;
+            for from in gateway.upstreams.iter().filter(|u| !u.live()) {
+                if from.depth() != (0, 0) && gateway.has_detour(&policy, from.id) {
+                    from.search();
                 }
+            }
+        }
+        for from in gateway.upstreams.iter().filter(|u| !u.live()) {
+            let found = from.reroute(REROUTE_MAX, |key| self.detour(&policy, key, from.id));
+            if let Some(found) = found {
+                self.moved(found);
             }
         }
     }
 
-    fn lane_of(&self, policy: &crate::flow::Policy, key: MessageKey, now_at: &Upstream) -> UpstreamId {
-        let found = self.book.get(key).and_then(|open| {
-            let parts = open.stub.parts();
-            let route = self
-                .gateway
-                .route(policy, open.account, parts.source, parts.dest)?;
-            self.gateway.pick(policy, route, key.0)
-        });
-        found.filter(|u| u.live()).map_or(now_at.id, |u| u.id)
+    /// The live upstream that a waiting message could go to instead of `from`.
+    fn detour(&self, policy: &Policy, key: MessageKey, from: UpstreamId) -> Option<UpstreamId> {
+        let found = self.home(policy, key)?;
+        let live = self.gateway.upstream(found).is_some_and(|u| u.live());
+        (live && found != from).then_some(found)
+    }
+
+    /// The upstream that the routes of the moment give an open message.
+    pub(super) fn home(&self, policy: &Policy, key: MessageKey) -> Option<UpstreamId> {
+        let open = self.book.get(key)?;
+        let parts = open.stub.parts();
+        let route = self
+            .gateway
+            .route(policy, open.account, parts.source, parts.dest)?;
+        self.gateway.pick(policy, route, key.0).map(|u| u.id)
+    }
+
+    fn moved(&mut self, found: Rerouted) {
+        for key in found.stored {
+            self.book.set_stored(key, true);
+        }
+        for (to, key) in &found.keys {
+            self.book.moved(*key, *to);
+        }
+        let mut keys = found.keys.into_iter().peekable();
+        while let Some((to, first)) = keys.next() {
+            let mut run = vec![first];
+            while let Some((_, key)) = keys.next_if(|(next, _)| *next == to) {
+                run.push(key);
+            }
+            if let Some(upstream) = self.gateway.upstream(to) {
+                upstream.push_backlog(run);
+            }
+        }
+        for (to, message) in &found.messages {
+            self.book.moved(message.key, *to);
+        }
+        let mut messages = found.messages.into();
+        for key in self.gateway.dispatch(&mut messages) {
+            self.book.set_stored(key, true);
+        }
     }
 
     fn outboxes(&mut self, now: u64) {
@@ -163,6 +206,21 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Rows that nobody came for: of accounts that stay away, parked ones, and inbound messages that no rule claims.
+    fn expire_stored(&mut self, now: u64) -> Result<(), StoreError> {
+        let g = &self.gateway;
+        if now < self.expired_ms + EXPIRE_EVERY_MS || g.store_down.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.expired_ms = now;
+        let before = now.saturating_sub(g.policy.load().receipt_keep_ms);
+        let gone = self.store.expire_outbox(before)?;
+        if gone > 0 {
+            g.metrics.outbox_expired.increment(gone as u64);
+        }
+        Ok(())
+    }
+
     fn measure(&mut self, now: u64) {
         let elapsed = now.saturating_sub(self.rate.window_ms);
         if elapsed >= 100 {
@@ -171,19 +229,23 @@ impl<S: Store> Engine<S> {
             self.rate.window_ms = now;
         }
         let g = &self.gateway;
-        let low = self
-            .store
-            .free_bytes()
-            .is_some_and(|free| free < g.limits.free_min_bytes);
+        let low = self.store.log_bytes() > LOG_MAX
+            || self
+                .store
+                .free_bytes()
+                .is_some_and(|free| free < g.limits.free_min_bytes);
         if g.low_space.swap(low, Ordering::Relaxed) != low {
             if low {
                 tracing::error!(
-                    "free disk space is below [store] free_min_bytes; submits are refused until there is more"
+                    "free disk space is below [store] free_min_bytes, or the write-ahead log cannot be moved into the store; submits are refused until that is mended"
                 );
             } else {
-                tracing::info!("free disk space is above [store] free_min_bytes again");
+                tracing::info!("the store has room again");
             }
         }
+        g.totals
+            .log_bytes
+            .store(self.store.log_bytes(), Ordering::Relaxed);
         g.totals
             .sealing
             .store(self.store.backlog() as u64, Ordering::Relaxed);
@@ -209,19 +271,20 @@ impl<S: Store> Engine<S> {
 
     /// Reads waiting messages back into lanes that run low, and stored deliveries into outboxes that do.
     pub(super) fn refill(&mut self) -> Result<(), StoreError> {
-        let gateway = std::sync::Arc::clone(&self.gateway);
+        let gateway = Arc::clone(&self.gateway);
         for upstream in &gateway.upstreams {
             let keys = upstream.refill(REFILL_MAX);
             if keys.is_empty() {
                 continue;
             }
-            let mut loaded = Vec::with_capacity(keys.len());
-            let book = &self.book;
-            let keys: Vec<MessageKey> = keys
-                .into_iter()
-                .filter(|k| book.get(*k).is_some_and(|o| o.phase == Phase::Queued))
+            let wanted: Vec<MessageKey> = keys
+                .iter()
+                .copied()
+                .filter(|k| self.book.get(*k).is_some_and(|o| o.phase == Phase::Queued))
                 .collect();
-            self.store.load(&keys, &mut |key, message| {
+            let mut loaded = Vec::with_capacity(wanted.len());
+            let book = &self.book;
+            let read = self.store.load(&wanted, &mut |key, message| {
                 if let Some(open) = book.get(key) {
                     loaded.push(Outgoing {
                         key,
@@ -233,8 +296,19 @@ impl<S: Store> Engine<S> {
                         message,
                     });
                 }
-            })?;
-            upstream.push_loaded(loaded);
+            });
+            if let Err(error) = read {
+                upstream.not_loaded(keys.into_iter());
+                return Err(error);
+            }
+            if loaded.len() < wanted.len() {
+                // Open in memory but not on record: that cannot be, and going on would hide it.
+                return Err(StoreError::Fatal("an open message is not in the store".into()));
+            }
+            for message in &loaded {
+                self.book.set_stored(message.key, false);
+            }
+            upstream.push_loaded(loaded, keys.len() - wanted.len());
         }
         for account in gateway.accounts().iter() {
             if let Some(after) = account.outbox.wants_load(gateway.limits.outbox_max) {
@@ -255,6 +329,7 @@ impl<S: Store> Engine<S> {
             for account in self.gateway.accounts().iter() {
                 clear &= account.outbox.store_up_to(upto);
             }
+            self.seal_waits = !clear;
             if !clear {
                 return Ok(());
             }
@@ -273,10 +348,16 @@ impl<S: Store> Engine<S> {
                 Some(UnknownOutcome::Fail) => self.finish(key, Final::Undeliverable, 0, false, now),
                 Some(UnknownOutcome::Hold) => self.mark(upstream, key, MarkKind::Held, now),
                 Some(UnknownOutcome::Resend) | None => {
-                    // The policy was changed to resend while the process was down.
+                    // The policy was changed to resend while the process was down, or the upstream is gone from the config.
                     self.book.requeued(key);
-                    self.book.moved(key, upstream);
-                    if let Some(u) = self.gateway.upstream(upstream) {
+                    let policy = self.gateway.policy.load_full();
+                    let to = match self.gateway.upstream(upstream) {
+                        Some(u) => u.id,
+                        None => self.home(&policy, key).unwrap_or(upstream),
+                    };
+                    self.book.moved(key, to);
+                    self.book.set_stored(key, true);
+                    if let Some(u) = self.gateway.upstream(to) {
                         u.push_backlog([key]);
                     }
                 }

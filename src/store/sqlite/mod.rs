@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
@@ -32,6 +33,8 @@ pub struct Options {
     pub segment_messages: u64,
     /// Closed messages older than this many days are removed; 0: kept.
     pub keep_days: u32,
+    /// Go on with a database that is older than its last start (see [`OpenError::Older`]).
+    pub accept_older: bool,
 }
 
 /// The write connection and what it knows of the live segment.
@@ -43,17 +46,33 @@ pub struct SqliteStore {
     wal_pages: Arc<AtomicI32>,
     live: i64,
     live_rows: u64,
+    /// When its first message was accepted, ms since the epoch; 0 while it has none.
+    live_opened_ms: u64,
     live_pos: u64,
     sealing: Option<seal::Sealing>,
     waiting: Vec<(i64, Pos)>,
-    _lock: open::Lock,
+    /// Where looking for old rows in stored outboxes goes on.
+    outbox_cursor: (i64, i64),
+    /// Sealed segments may still have journal tables.
+    leftovers: bool,
+    /// Pages in the log at which cutting it off is tried next.
+    truncate_at: i32,
+    /// The last checkpoint found no room; said once.
+    stuck: bool,
+    /// The newest epoch ever taken here, on record or not.
+    epoch_before: u32,
+    lock: open::Lock,
 }
 
+/// Octets of a page of a new database.
+const PAGE: u64 = 4096;
 /// Pages in the log before they are moved into the main file. Small, because moving them is a pause (about 5 ms each
 /// 400 pages) that the next commit waits for.
 const CHECKPOINT_PAGES: i32 = 400;
-/// A log this long (64 MiB) is cut off whole, so that a spike does not stay on disk.
+/// A log this long (64 MiB) is cut off whole when no reader is in the way, so that a spike does not stay on disk.
 const TRUNCATE_PAGES: i32 = 16_384;
+/// Cutting is tried again once the log has grown by so much: a reader that holds on must not cost every commit a try.
+const TRUNCATE_AGAIN: i32 = 1_024;
 
 impl SqliteStore {
     /// Opens or creates the store at `options.path`.
@@ -66,6 +85,7 @@ impl SqliteStore {
         open::inspect(&path)?;
         let mut conn = open::connect(&path, options.full)?;
         open::check_now(&conn, &path)?;
+        let epoch = epoch_above(&conn, &lock, &options)?;
         let wal_pages = Arc::new(AtomicI32::new(0));
         let told = Arc::clone(&wal_pages);
         conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
@@ -82,10 +102,16 @@ impl SqliteStore {
             wal_pages,
             live: 0,
             live_rows: 0,
+            live_opened_ms: 0,
             live_pos: 0,
             sealing: None,
             waiting: Vec::new(),
-            _lock: lock,
+            outbox_cursor: (-1, 0),
+            leftovers: true,
+            truncate_at: TRUNCATE_PAGES,
+            stuck: false,
+            epoch_before: epoch,
+            lock,
         };
         store.find_segments().map_err(|e| OpenError::Damaged {
             path,
@@ -114,6 +140,32 @@ impl SqliteStore {
         read().map_err(fault)
     }
 
+    /// Moves the log into the main file. Never waits for a reader: it would hold up every commit.
+    fn move_log(&self, cut: bool) -> rusqlite::Result<()> {
+        if !cut {
+            return self
+                .conn
+                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        }
+        self.conn.busy_timeout(Duration::ZERO)?;
+        let done = self
+            .conn
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.conn.busy_timeout(open::BUSY)?;
+        done
+    }
+
+    /// Which of our kinds an error of the write connection is. Unlike [`classify`] it can ask what the system said: a write
+    /// that failed with EIO is a failing disk, not a quota.
+    fn fault(&self, error: rusqlite::Error) -> StoreError {
+        // SAFETY: the handle belongs to `self.conn`, which is open, and the call only reads a number from it.
+        let errno = unsafe { rusqlite::ffi::sqlite3_system_errno(self.conn.handle()) };
+        match classify(&error) {
+            StoreError::Full(text) if errno == nix::errno::Errno::EIO as i32 => StoreError::Fatal(text),
+            kind => kind,
+        }
+    }
+
     fn find_segments(&mut self) -> rusqlite::Result<()> {
         let live = self
             .conn
@@ -124,12 +176,15 @@ impl SqliteStore {
             Ok((number, _)) => {
                 self.live = number;
                 // The count in the catalogue is written when a segment fills up; the live one is counted here.
-                let sql = format!("SELECT COUNT(*) FROM accepted_{number}");
-                self.live_rows = self.conn.query_row(&sql, [], |r| r.get::<_, i64>(0))? as u64;
+                let sql = format!("SELECT COUNT(*), COALESCE(MIN(at), 0) FROM accepted_{number}");
+                let (rows, opened): (i64, i64) =
+                    self.conn.query_row(&sql, [], |r| Ok((r.get(0)?, r.get(1)?)))?;
+                self.live_rows = rows as u64;
+                self.live_opened_ms = opened as u64;
             }
             Err(rusqlite::Error::QueryReturnedNoRows) => {
                 let tx = self.conn.transaction()?;
-                self.live = schema::open_segment(&tx, 0)?;
+                self.live = schema::open_segment(&tx)?;
                 tx.commit()?;
             }
             Err(e) => return Err(e),
@@ -142,6 +197,22 @@ impl SqliteStore {
             .collect::<rusqlite::Result<_>>()?;
         Ok(())
     }
+}
+
+/// The newest epoch that was ever taken, which a database that has lost its log does not know of.
+fn epoch_above(conn: &Connection, lock: &open::Lock, options: &Options) -> Result<u32, OpenError> {
+    let io = |what: String| OpenError::Io {
+        path: options.path.clone(),
+        what,
+    };
+    let noted = lock.epoch().map_err(|e| io(e.to_string()))?;
+    let stored: u32 = conn
+        .query_row("SELECT epoch FROM node WHERE shard = 0", [], |r| r.get(0))
+        .map_err(|e| io(e.to_string()))?;
+    if noted > stored && !options.accept_older {
+        return Err(OpenError::Older(options.path.clone()));
+    }
+    Ok(noted.max(stored))
 }
 
 /// Which of our kinds an SQLite error is.
@@ -177,7 +248,7 @@ pub(super) fn fault(error: rusqlite::Error) -> StoreError {
 
 impl Store for SqliteStore {
     fn acquire(&mut self) -> Result<Owned, StoreError> {
-        self.take_over().map_err(fault)
+        self.take_over()
     }
 
     fn commit(&mut self, fence: Fence, batch: &Batch) -> Result<(), StoreError> {
@@ -215,6 +286,13 @@ impl Store for SqliteStore {
         recover::load_outbox(&self.conn, account, after, max)
     }
 
+    fn expire_outbox(&mut self, before_ms: u64) -> Result<usize, StoreError> {
+        let (next, gone) =
+            recover::expire_outbox(&self.conn, self.outbox_cursor, before_ms).map_err(|e| self.fault(e))?;
+        self.outbox_cursor = next;
+        Ok(gone)
+    }
+
     fn find_topup(&mut self, provider: &str, receipt: &str) -> Result<Option<Topup>, StoreError> {
         read::find_topup(&self.conn, provider, receipt).map_err(fault)
     }
@@ -222,24 +300,34 @@ impl Store for SqliteStore {
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages < CHECKPOINT_PAGES {
+            self.truncate_at = TRUNCATE_PAGES;
             return Ok(());
         }
-        let mode = if pages > TRUNCATE_PAGES {
-            "TRUNCATE"
-        } else {
-            "PASSIVE"
-        };
-        match self
-            .conn
-            .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
-        {
-            Ok(()) => Ok(()),
-            Err(e) => match fault(e) {
-                // The log keeps what could not be moved; it is tried again after the next commit.
-                StoreError::Full(_) | StoreError::Retry(_) => Ok(()),
-                other => Err(other),
-            },
+        let cut = pages > self.truncate_at;
+        let done = self.move_log(cut);
+        if cut {
+            self.truncate_at = pages + TRUNCATE_AGAIN;
         }
+        match done.map_err(|e| self.fault(e)) {
+            Ok(()) => {
+                if std::mem::take(&mut self.stuck) {
+                    tracing::info!("the write-ahead log moves into the store again");
+                }
+                Ok(())
+            }
+            // The log keeps what could not be moved; it is tried again after the next commit.
+            Err(error @ (StoreError::Full(_) | StoreError::Retry(_))) => {
+                if !std::mem::replace(&mut self.stuck, true) {
+                    tracing::warn!(%error, "the write-ahead log cannot be moved into the store; it grows until it can");
+                }
+                Ok(())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn log_bytes(&self) -> u64 {
+        u64::from(self.wal_pages.load(Ordering::Relaxed).unsigned_abs()) * PAGE
     }
 
     fn maintain(&mut self, fence: Fence, now_ms: u64) -> Result<Progress, StoreError> {
@@ -251,7 +339,7 @@ impl Store for SqliteStore {
     }
 
     fn backlog(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + usize::from(self.leftovers)
     }
 
     fn free_bytes(&self) -> Option<u64> {
@@ -271,10 +359,11 @@ impl Store for SqliteStore {
             (i64::from(fence.shard), i64::from(fence.epoch)),
         );
         match done.map_err(fault)? {
-            1 => self
-                .conn
-                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-                .map_err(fault),
+            // Everything is on record already; what stays in the log is moved at the next start.
+            1 => {
+                let _moved = self.move_log(true);
+                Ok(())
+            }
             _ => Err(StoreError::Fenced),
         }
     }

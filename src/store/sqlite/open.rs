@@ -1,8 +1,9 @@
 //! Opening a store file: whose it is, whether it is whole, and that nobody else writes to it.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +29,12 @@ pub enum OpenError {
     /// Another daemon has it.
     #[error("{0} is in use by another smsconnect daemon; stop that one first")]
     InUse(PathBuf),
+    /// Its write-ahead log is gone, or it is an older copy: acknowledged messages and payments may be missing.
+    #[error(
+        "{0} is older than its last start: its -wal file is gone, or it was put back from a copy. Put the newest {0} and {0}-wal \
+         back; to go on with what is here, knowing that what was acknowledged since may be missing: smsconnect serve --accept-older-store"
+    )]
+    Older(PathBuf),
     /// Damage found by the checks at start.
     #[error("{path} is damaged ({what}); restore a backup, nothing was changed")]
     Damaged {
@@ -46,11 +53,42 @@ pub enum OpenError {
     },
 }
 
-/// Keeps a second daemon out for as long as it lives.
+/// Keeps a second daemon out for as long as it lives, and remembers the epoch beside the database: a database whose own epoch
+/// is older has lost its write-ahead log, or was put back from a copy.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
+
+impl Lock {
+    /// The newest epoch that was ever taken here; 0 if none is on record.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn epoch(&self) -> std::io::Result<u32> {
+        let mut text = [0u8; 32];
+        let n = self.file.read_at(&mut text, 0)?;
+        let text = String::from_utf8_lossy(text.get(..n).unwrap_or(&[]));
+        Ok(text
+            .trim()
+            .strip_prefix("epoch ")
+            .and_then(|n| n.trim().parse().ok())
+            .unwrap_or(0))
+    }
+
+    /// Notes an epoch that is on record in the database.
+    ///
+    /// # Errors
+    /// The file cannot be written or synced.
+    pub fn note(&self, epoch: u32) -> std::io::Result<()> {
+        self.file
+            .write_all_at(format!("epoch {epoch:<10}\n").as_bytes(), 0)?;
+        self.file.sync_data()
+    }
+}
+
+/// How long a write waits for a lock that somebody else holds (a backup tool) before it counts as refused.
+pub const BUSY: Duration = Duration::from_secs(5);
 
 /// Takes `<path>.lock`. A file of its own, since closing any descriptor of the database would drop SQLite's own locks.
 pub fn lock(path: &Path) -> Result<Lock, OpenError> {
@@ -69,7 +107,7 @@ pub fn lock(path: &Path) -> Result<Lock, OpenError> {
         .open(&name)
         .map_err(|e| io(&e))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock { _file: file }),
+        Ok(()) => Ok(Lock { file }),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path.into())),
         Err(std::fs::TryLockError::Error(e)) => Err(io(&e)),
     }
@@ -136,8 +174,7 @@ pub fn connect(path: &Path, full: bool) -> Result<Connection, OpenError> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(|e| io(e.to_string()))?;
-    conn.busy_timeout(Duration::from_secs(5))
-        .map_err(|e| io(e.to_string()))?;
+    conn.busy_timeout(BUSY).map_err(|e| io(e.to_string()))?;
     // The schema goes in under the rollback journal: until that transaction is whole the file is empty, and from then on
     // its header carries our application_id.
     let known = schema::migrate(&mut conn).map_err(|e| damaged(path, &e))?;
@@ -168,20 +205,34 @@ pub fn check_now(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     if tables != 8 {
         return Err(fail("tables are missing".into()));
     }
-    let wrong: i64 = conn
-        .query_row(
-            "SELECT count(*) FROM wallet w WHERE w.balance <> w.base + COALESCE((
-               SELECT SUM(CASE WHEN l.credit = 'wallet' THEN l.amount ELSE 0 END
-                        - CASE WHEN l.debit = 'wallet' THEN l.amount ELSE 0 END)
-               FROM ledger l WHERE l.account = w.account AND l.entry > w.base_entry), 0)",
-            [],
-            |r| r.get(0),
-        )
-        .map_err(|e| damaged(path, &e))?;
+    let wrong = wallets_off(conn).map_err(|e| damaged(path, &e))?;
     if wrong != 0 {
         return Err(fail(format!("{wrong} wallets do not equal their ledger")));
     }
     Ok(())
+}
+
+/// How many wallets do not equal their base plus the ledger rows after it. One pass over the tail of the ledger.
+fn wallets_off(conn: &Connection) -> rusqlite::Result<usize> {
+    let mut wallets: HashMap<u32, (i64, i64)> = conn
+        .prepare("SELECT account, balance - base, base_entry FROM wallet")?
+        .query_map([], |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut tail = conn.prepare(
+        "SELECT entry, account, CASE WHEN credit = 'wallet' THEN amount ELSE 0 END
+                              - CASE WHEN debit = 'wallet' THEN amount ELSE 0 END
+         FROM ledger WHERE entry > (SELECT COALESCE(MIN(base_entry), 0) FROM wallet)",
+    )?;
+    let mut rows = tail.query([])?;
+    while let Some(r) = rows.next()? {
+        let (entry, account, delta): (i64, u32, i64) = (r.get(0)?, r.get(1)?, r.get(2)?);
+        if let Some((left, base_entry)) = wallets.get_mut(&account)
+            && entry > *base_entry
+        {
+            *left = left.wrapping_sub(delta);
+        }
+    }
+    Ok(wallets.values().filter(|(left, _)| *left != 0).count())
 }
 
 fn damaged(path: &Path, error: &rusqlite::Error) -> OpenError {

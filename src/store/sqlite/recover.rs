@@ -325,3 +325,39 @@ pub(super) fn load_outbox(
     };
     read().map_err(fault)
 }
+
+/// Rows of stored outboxes looked at in one slice.
+const EXPIRE_SLICE: usize = 2_000;
+
+/// Deletes old rows behind `cursor` (account, position); where to go on, and how many went.
+pub(super) fn expire_outbox(
+    conn: &Connection,
+    cursor: (i64, i64),
+    before_ms: u64,
+) -> rusqlite::Result<((i64, i64), usize)> {
+    let rows: Vec<(i64, i64, i64)> = conn
+        .prepare_cached(
+            "SELECT account, pos, at FROM outbox WHERE (account, pos) > (?1, ?2) ORDER BY account, pos LIMIT ?3",
+        )?
+        .query_map((cursor.0, cursor.1, EXPIRE_SLICE as i64), |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let old: Vec<_> = rows
+        .iter()
+        .filter(|(_, _, at)| (*at as u64) < before_ms)
+        .collect();
+    if !old.is_empty() {
+        let tx = conn.unchecked_transaction()?;
+        for (account, pos, _) in &old {
+            tx.prepare_cached("DELETE FROM outbox WHERE account = ?1 AND pos = ?2")?
+                .execute((account, pos))?;
+        }
+        tx.commit()?;
+    }
+    let next = match rows.last() {
+        Some((account, pos, _)) if rows.len() == EXPIRE_SLICE => (*account, *pos),
+        _ => (-1, 0),
+    };
+    Ok((next, old.len()))
+}

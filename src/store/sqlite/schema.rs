@@ -19,7 +19,8 @@ CREATE TABLE account(
 CREATE TABLE upstream(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 -- balance = base + what the ledger rows after base_entry add up to; checked at every unclean start
 CREATE TABLE wallet(
-  account INTEGER PRIMARY KEY, balance INTEGER NOT NULL, base INTEGER NOT NULL, base_entry INTEGER NOT NULL);
+  account INTEGER PRIMARY KEY, balance INTEGER NOT NULL CHECK(typeof(balance) = 'integer'), base INTEGER NOT NULL,
+  base_entry INTEGER NOT NULL);
 CREATE TABLE ledger(
   entry INTEGER PRIMARY KEY, at INTEGER NOT NULL, account INTEGER NOT NULL, debit TEXT NOT NULL, credit TEXT NOT NULL,
   amount INTEGER NOT NULL CHECK(amount >= 0), count INTEGER NOT NULL, reason TEXT NOT NULL, reference TEXT NOT NULL);
@@ -35,7 +36,7 @@ CREATE TABLE outbox(
   parked INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY(account, pos)) WITHOUT ROWID;
 -- state: 0 live, 1 full (waits to be sealed), 2 sealed
 CREATE TABLE segment(
-  number INTEGER PRIMARY KEY, state INTEGER NOT NULL, opened_at INTEGER NOT NULL, last_pos INTEGER NOT NULL,
+  number INTEGER PRIMARY KEY, state INTEGER NOT NULL, last_pos INTEGER NOT NULL,
   rows INTEGER NOT NULL, cursor INTEGER NOT NULL, newest INTEGER NOT NULL);
 -- what each account's messages of a sealed segment cost: stays when retention drops the segment, so that the ledger still
 -- reconciles with the messages
@@ -84,15 +85,12 @@ CREATE TABLE IF NOT EXISTS closed_account_{segment}(
 }
 
 /// Opens a new live segment; its number is one above the highest so far.
-pub fn open_segment(conn: &Connection, now_ms: u64) -> rusqlite::Result<i64> {
+pub fn open_segment(conn: &Connection) -> rusqlite::Result<i64> {
     let number: i64 = conn.query_row("SELECT COALESCE(MAX(number), 0) + 1 FROM segment", [], |r| {
         r.get(0)
     })?;
     conn.execute_batch(&journal_tables(number))?;
-    conn.execute(
-        "INSERT INTO segment VALUES(?1, 0, ?2, 0, 0, 0, 0)",
-        (number, now_ms as i64),
-    )?;
+    conn.execute("INSERT INTO segment VALUES(?1, 0, 0, 0, 0, 0)", [number])?;
     Ok(number)
 }
 

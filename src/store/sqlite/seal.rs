@@ -25,6 +25,12 @@ pub(super) struct Sealing {
     sent: HashMap<u64, u64>,
     /// Latest mark of messages that did not end here.
     marks: HashMap<u64, u64>,
+    /// Messages closed so far and what they cost, by account.
+    totals: HashMap<u32, (i64, i64)>,
+    /// Messages closed so far that had been carried here from an earlier segment.
+    were_carried: Vec<i64>,
+    /// When the last of them ended.
+    newest: i64,
     stage: Stage,
 }
 
@@ -36,14 +42,21 @@ enum Stage {
     Carrying(i64),
     /// Updating carried messages of earlier segments that were sent or marked here.
     Updating,
-    Dropping,
+    /// The catalogue: from here on the segment is sealed and its journal is not looked at any more.
+    Finishing,
 }
 
+/// A segment is closed after a day at the latest, so that retention and sealing follow time where traffic is low.
+const DAY_MS: u64 = 86_400_000;
+
 pub(super) fn maintain(store: &mut SqliteStore, _fence: Fence, now_ms: u64) -> Result<Progress, StoreError> {
+    if store.live_rows > 0 && now_ms >= store.live_opened_ms + DAY_MS {
+        store.try_rotate()?;
+    }
     if store.sealing.is_none() {
         match store.waiting.first() {
             Some((number, _)) => store.sealing = Some(begin(&store.conn, *number).map_err(fault)?),
-            None => return retention(store, now_ms).map_err(fault),
+            None => return idle(store, now_ms).map_err(|e| store.fault(e)),
         }
     }
     let Some(mut job) = store.sealing.take() else {
@@ -52,6 +65,7 @@ pub(super) fn maintain(store: &mut SqliteStore, _fence: Fence, now_ms: u64) -> R
     let done = slice(&mut store.conn, &mut job);
     match done {
         Ok(true) => {
+            store.leftovers = true;
             store.waiting.retain(|(n, _)| *n != job.number);
             Ok(Progress::More)
         }
@@ -71,6 +85,20 @@ pub(super) fn maintain(store: &mut SqliteStore, _fence: Fence, now_ms: u64) -> R
             }
         }
     }
+}
+
+/// What is left to do when no segment waits.
+fn idle(store: &mut SqliteStore, now_ms: u64) -> rusqlite::Result<Progress> {
+    if store.leftovers {
+        match leftover(&store.conn)? {
+            Some(table) => {
+                store.conn.execute_batch(&format!("DROP TABLE {table}"))?;
+                return Ok(Progress::More);
+            }
+            None => store.leftovers = false,
+        }
+    }
+    retention(store, now_ms)
 }
 
 fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
@@ -101,6 +129,9 @@ fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
         finals,
         sent,
         marks,
+        totals: HashMap::new(),
+        were_carried: Vec::new(),
+        newest: 0,
         stage: Stage::Closing(0),
     })
 }
@@ -112,7 +143,7 @@ fn slice(conn: &mut Connection, job: &mut Sealing) -> Result<bool, StoreError> {
         Stage::Closing(from) => close(&tx, job, from)?,
         Stage::Carrying(after) => carry(&tx, job, after)?,
         Stage::Updating => update(&tx, job).map_err(fault)?,
-        Stage::Dropping => {
+        Stage::Finishing => {
             finish(&tx, job).map_err(fault)?;
             tx.commit().map_err(fault)?;
             return Ok(true);
@@ -123,22 +154,26 @@ fn slice(conn: &mut Connection, job: &mut Sealing) -> Result<bool, StoreError> {
     Ok(false)
 }
 
-fn close(tx: &Transaction<'_>, job: &Sealing, from: usize) -> Result<Stage, StoreError> {
+fn close(tx: &Transaction<'_>, job: &mut Sealing, from: usize) -> Result<Stage, StoreError> {
     let n = job.number;
-    let slice = job
-        .finals
-        .get(from..(from + SLICE).min(job.finals.len()))
-        .unwrap_or(&[]);
-    for (key, pos) in slice {
+    let slice: Vec<_> = job.finals.iter().skip(from).take(SLICE).copied().collect();
+    for (key, pos) in &slice {
         let end = tx
             .prepare_cached(&format!("SELECT * FROM final_{n} WHERE pos = ?1"))
             .and_then(|mut s| s.query_row([pos.0 as i64], recover::finished).optional())
             .map_err(fault)?
             .flatten();
-        let (Some(end), Some((begin, sent))) = (end, origin(tx, job, *key)?) else {
+        let (Some(end), Some((begin, sent, carried))) = (end, origin(tx, job, *key)?) else {
             continue;
         };
-        let stub = begin.message.stub();
+        let total = job.totals.entry(begin.account.0).or_default();
+        *total = (total.0 + 1, total.1 + end.charged.0);
+        job.newest = job.newest.max(end.at_ms as i64);
+        if carried {
+            job.were_carried.push(key.0 as i64);
+        }
+        // What is left of a message once it is over: its addresses, not its text.
+        let stub = begin.message.stub().without_text();
         tx.prepare_cached(&format!(
             "INSERT OR REPLACE INTO closed_{n} VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
         ))
@@ -178,14 +213,14 @@ fn close(tx: &Transaction<'_>, job: &Sealing, from: usize) -> Result<Stage, Stor
 
 type SentInfo = (u16, i64, Box<[u8]>);
 
-/// The accepted row of a message that ended in this segment, and who took it.
+/// The accepted row of a message that ended in this segment, who took it, and whether it was carried here.
 fn origin(
     tx: &Transaction<'_>,
     job: &Sealing,
     key: MessageKey,
-) -> Result<Option<(crate::store::Accepted, SentInfo)>, StoreError> {
+) -> Result<Option<(crate::store::Accepted, SentInfo, bool)>, StoreError> {
     let n = job.number;
-    let mut from_carried = None;
+    let mut from_carried: Option<SentInfo> = None;
     let mut row = None;
     for (table, carried) in [(format!("accepted_{n}"), false), ("carried".to_string(), true)] {
         let mut stmt = tx
@@ -204,6 +239,7 @@ fn origin(
         }
     }
     let Some(row) = row else { return Ok(None) };
+    let was_carried = from_carried.is_some();
     let sent = match job.sent.get(&key.0) {
         Some(pos) => tx
             .prepare_cached(&format!(
@@ -218,7 +254,11 @@ fn origin(
             .map_err(fault)?,
         None => from_carried,
     };
-    Ok(Some((row, sent.unwrap_or((u16::MAX, 0, Box::default())))))
+    Ok(Some((
+        row,
+        sent.unwrap_or((u16::MAX, 0, Box::default())),
+        was_carried,
+    )))
 }
 
 fn carry(tx: &Transaction<'_>, job: &Sealing, after: i64) -> Result<Stage, StoreError> {
@@ -269,31 +309,39 @@ fn update(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<Stage> {
         ))?
         .execute((*key as i64, *pos as i64))?;
     }
-    Ok(Stage::Dropping)
+    Ok(Stage::Finishing)
 }
 
 fn finish(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<()> {
     let n = job.number;
-    for table in ["accepted", "sent", "mark", "final"] {
-        tx.execute_batch(&format!("DROP TABLE IF EXISTS {table}_{n}"))?;
+    for key in &job.were_carried {
+        tx.prepare_cached("DELETE FROM carried WHERE key = ?1")?
+            .execute([key])?;
     }
-    let newest: i64 = tx.query_row(
-        &format!("SELECT COALESCE(MAX(done), 0) FROM closed_{n}"),
-        [],
-        |r| r.get(0),
-    )?;
-    tx.execute_batch(&format!(
-        "DELETE FROM carried WHERE EXISTS (SELECT 1 FROM closed_{n} c WHERE c.key = carried.key);
-         INSERT INTO segment_total SELECT {n}, account, COUNT(*), SUM(charged) FROM closed_{n} GROUP BY account"
-    ))?;
+    for (account, (count, charged)) in &job.totals {
+        tx.prepare_cached("INSERT OR REPLACE INTO segment_total VALUES(?1, ?2, ?3, ?4)")?
+            .execute((n, account, count, charged))?;
+    }
     tx.execute(
         "UPDATE segment SET state = 2, newest = ?2 WHERE number = ?1",
-        (n, newest),
+        (n, job.newest),
     )?;
     // The ledger up to here is folded into each wallet's base, so that the check at start stays short.
     tx.execute_batch(
         "UPDATE wallet SET base = balance, base_entry = COALESCE((SELECT MAX(entry) FROM ledger), 0)",
     )
+}
+
+/// A journal table of a sealed segment, if one is left. They go one a slice: dropping a large one takes a while.
+fn leftover(conn: &Connection) -> rusqlite::Result<Option<String>> {
+    conn.query_row(
+        "SELECT t.name FROM sqlite_schema t, segment s WHERE t.type = 'table' AND s.state = 2
+           AND t.name IN ('accepted_' || s.number, 'sent_' || s.number, 'mark_' || s.number, 'final_' || s.number)
+         LIMIT 1",
+        [],
+        |r| r.get(0),
+    )
+    .optional()
 }
 
 /// Drops sealed segments whose newest message is past `keep_days`.

@@ -2,7 +2,7 @@
 
 use rusqlite::{CachedStatement, Connection};
 
-use super::{Fence, Owned, Pos, SqliteStore, StoreError, fault, schema};
+use super::{Fence, Owned, Pos, SqliteStore, StoreError, schema};
 use crate::domain::account::Account;
 use crate::store::{Accepted, Batch, Finished, Mark, Posting, Sent};
 
@@ -10,40 +10,61 @@ use crate::store::{Accepted, Batch, Finished, Mark, Posting, Sent};
 const ROWS: usize = 16;
 
 impl SqliteStore {
-    pub(super) fn take_over(&mut self) -> rusqlite::Result<Owned> {
-        let tx = self.conn.transaction()?;
-        let (epoch, pos, running): (i64, i64, i64) = tx.query_row(
-            "SELECT epoch, next_pos, running FROM node WHERE shard = 0",
-            [],
-            |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
-        )?;
-        tx.execute(
-            "UPDATE node SET epoch = ?1, batch = 0, running = 1 WHERE shard = 0",
-            [epoch + 1],
-        )?;
-        tx.commit()?;
+    pub(super) fn take_over(&mut self) -> Result<Owned, StoreError> {
+        let begin = |store: &mut SqliteStore| -> rusqlite::Result<(u32, i64, i64)> {
+            let tx = store.conn.transaction()?;
+            let (epoch, pos, running): (u32, i64, i64) = tx.query_row(
+                "SELECT epoch, next_pos, running FROM node WHERE shard = 0",
+                [],
+                |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
+            )?;
+            // Above every epoch ever taken here, so that no id is given out twice even from an older copy.
+            let epoch = epoch.max(store.epoch_before) + 1;
+            tx.execute(
+                "UPDATE node SET epoch = ?1, batch = 0, running = 1 WHERE shard = 0",
+                [epoch],
+            )?;
+            tx.commit()?;
+            Ok((epoch, pos, running))
+        };
+        let (epoch, pos, running) = begin(self).map_err(|e| self.fault(e))?;
+        self.note_epoch(epoch)?;
         self.live_pos = pos as u64;
         Ok(Owned {
-            fence: Fence {
-                shard: 0,
-                epoch: (epoch + 1) as u32,
-            },
+            fence: Fence { shard: 0, epoch },
             next_pos: Pos(pos as u64),
             unclean: running != 0,
         })
     }
 
+    /// Before any id of the epoch is given out.
+    fn note_epoch(&self, epoch: u32) -> Result<(), StoreError> {
+        self.lock.note(epoch).map_err(|e| match e.raw_os_error() {
+            Some(n) if n == nix::errno::Errno::ENOSPC as i32 || n == nix::errno::Errno::EDQUOT as i32 => {
+                StoreError::Full(e.to_string())
+            }
+            _ => StoreError::Fatal(format!("the .lock file cannot be written: {e}")),
+        })
+    }
+
     pub(super) fn write(&mut self, fence: Fence, batch: &Batch) -> Result<(), StoreError> {
         let done = self.transaction(fence, batch);
-        if done.is_err() && !self.conn.is_autocommit() {
+        let failed = matches!(done, Err(StoreError::Fatal(_)));
+        if done.is_err() && !failed && !self.conn.is_autocommit() {
             // A failed COMMIT may leave the transaction open; the next batch must not land in it.
             let _closed = self.conn.execute_batch("ROLLBACK");
         }
         if matches!(done, Ok(true)) {
+            if let Some(epoch) = batch.next_epoch {
+                self.note_epoch(epoch)?;
+            }
+            if let (0, Some(first)) = (self.live_opened_ms, batch.accepted.first()) {
+                self.live_opened_ms = first.at_ms;
+            }
             self.live_rows += batch.accepted.len() as u64;
             self.live_pos = self.live_pos.max(last_pos(batch) + 1);
             if self.live_rows >= self.options.segment_messages {
-                self.try_rotate(batch)?;
+                self.try_rotate()?;
             }
         }
         done.map(|_| ())
@@ -54,7 +75,7 @@ impl SqliteStore {
         let conn = &self.conn;
         conn.prepare_cached("BEGIN IMMEDIATE")
             .and_then(|mut s| s.execute([]))
-            .map_err(fault)?;
+            .map_err(|e| self.fault(e))?;
         let next_pos = self.live_pos.max(last_pos(batch) + 1);
         let changed = conn
             .prepare_cached(
@@ -68,53 +89,52 @@ impl SqliteStore {
                     next_pos as i64,
                 ))
             })
-            .map_err(fault)?;
+            .map_err(|e| self.fault(e))?;
         if changed == 0 {
-            conn.execute_batch("ROLLBACK").map_err(fault)?;
+            conn.execute_batch("ROLLBACK").map_err(|e| self.fault(e))?;
             let epoch: i64 = conn
                 .query_row("SELECT epoch FROM node WHERE shard = 0", [], |r| r.get(0))
-                .map_err(fault)?;
+                .map_err(|e| self.fault(e))?;
             return if epoch == i64::from(fence.epoch) {
                 Ok(false)
             } else {
                 Err(StoreError::Fenced)
             };
         }
-        rows(conn, self.live, batch).map_err(fault)?;
+        rows(conn, self.live, batch).map_err(|e| self.fault(e))?;
         if let Some(next) = batch.next_epoch {
             conn.prepare_cached("UPDATE node SET epoch = ?2, batch = 0 WHERE shard = ?1")
                 .and_then(|mut s| s.execute((i64::from(fence.shard), i64::from(next))))
-                .map_err(fault)?;
+                .map_err(|e| self.fault(e))?;
         }
         conn.prepare_cached("COMMIT")
             .and_then(|mut s| s.execute([]))
-            .map_err(fault)?;
+            .map_err(|e| self.fault(e))?;
         Ok(true)
     }
 
-    /// The batch is on record, whatever comes of this: without room for a new segment the old one goes on growing, and the
-    /// next commit tries again.
-    fn try_rotate(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        match self.rotate(batch).map_err(fault) {
+    /// Without room for a new segment the old one goes on growing, and it is tried again later.
+    pub(super) fn try_rotate(&mut self) -> Result<(), StoreError> {
+        match self.rotate().map_err(|e| self.fault(e)) {
             Err(StoreError::Full(_) | StoreError::Retry(_)) => Ok(()),
             other => other,
         }
     }
 
     /// Opens the next segment. Its own small transaction: a crash in between only leaves the old one a little longer.
-    fn rotate(&mut self, batch: &Batch) -> rusqlite::Result<()> {
-        let now = batch.accepted.last().map_or(0, |a| a.at_ms);
+    fn rotate(&mut self) -> rusqlite::Result<()> {
         let last = self.live_pos.saturating_sub(1);
         let tx = self.conn.transaction()?;
         tx.execute(
             "UPDATE segment SET state = 1, last_pos = ?2, rows = ?3 WHERE number = ?1",
             (self.live, last as i64, self.live_rows as i64),
         )?;
-        let next = schema::open_segment(&tx, now)?;
+        let next = schema::open_segment(&tx)?;
         tx.commit()?;
         self.waiting.push((self.live, Pos(last)));
         self.live = next;
         self.live_rows = 0;
+        self.live_opened_ms = 0;
         Ok(())
     }
 }

@@ -178,7 +178,7 @@ impl Link {
                 self.send(bound, now, now_us);
             }
             let mut lost = 0;
-            bound.session.timeout(now, &mut bound.conn.out, |_| lost += 1);
+            bound.session.timeout(now, &mut bound.conn.out, |_, _| lost += 1);
             bound.session.owes_nothing(now, &mut bound.conn.out);
             if lost > 0 {
                 self.shared
@@ -269,7 +269,7 @@ impl Link {
     }
 
     fn write(&mut self, bound: &mut Bound, ticket: Ticket, now: u64) {
-        if let Ok(sequence) = bound.session.request(ticket, now) {
+        if let Ok(sequence) = bound.session.request(ticket, CommandId::SUBMIT_SM, now) {
             self.template.put(&mut bound.conn.out, sequence, ticket.n);
         }
     }

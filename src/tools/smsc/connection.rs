@@ -148,7 +148,8 @@ impl Link {
                     Ok(Read::Closed) | Err(_) => return,
                 }
             }
-            self.session.timeout(now, &mut conn.out, drop);
+            self.session
+                .timeout(now, &mut conn.out, |_, delivery| drop(delivery));
             self.session.owes_nothing(now, &mut conn.out);
             self.send_due(&mut conn.out, now);
             self.write_log();
@@ -420,7 +421,7 @@ impl Link {
         let receipt = delivery.receipt;
         let start = out.len();
         out.extend_from_slice(&delivery.pdu);
-        match self.session.request(delivery, now) {
+        match self.session.request(delivery, CommandId::DELIVER_SM, now) {
             Ok(sequence) => {
                 if let Some(slot) = out.get_mut(start + 12..start + 16) {
                     slot.copy_from_slice(&sequence.to_be_bytes());
