@@ -88,6 +88,7 @@ fn world(lines: u32, tps: u32) -> (Arc<Gateway>, Arc<Live>) {
         state: AccountState::Active,
         credit_limit: Money(i64::MAX / 4),
         created_ms: 0,
+        ..Account::default()
     };
     gateway.control(Control::CreateAccount(Box::new(account)), |_| {});
     let turned = engine.and_then(|mut e| e.turn(Duration::ZERO));

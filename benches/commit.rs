@@ -3,7 +3,7 @@
 //! `cargo bench --bench commit`; files go to the folder of TMPDIR, which should be on the disk that is meant.
 
 use divan::{Bencher, counter::ItemsCount};
-use smsconnect::domain::message::{Message, Parts};
+use smsconnect::domain::message::{Message, Parts, Piece};
 use smsconnect::domain::outcome::{ChargeOn, Final, Wants};
 use smsconnect::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use smsconnect::money::Money;
@@ -86,6 +86,7 @@ impl Bed {
             sent: keys
                 .clone()
                 .map(|key| Sent {
+                    piece: Piece::WHOLE,
                     pos: Pos(key * 2),
                     key: MessageKey(key),
                     upstream: UpstreamId(0),

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use smsconnect::domain::account::{Account, AccountState, BindAllowed};
-use smsconnect::domain::message::{Message, Parts};
+use smsconnect::domain::message::{Message, Parts, Piece};
 use smsconnect::domain::outcome::{ChargeOn, Final, Wants};
 use smsconnect::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use smsconnect::money::Money;
@@ -53,6 +53,7 @@ fn account(id: AccountId) -> Account {
         state: AccountState::Suspended,
         credit_limit: Money(5),
         created_ms: 11,
+        ..Account::default()
     }
 }
 
@@ -82,6 +83,7 @@ fn accepted(key: u64, text: &[u8]) -> Accepted {
 
 fn sent(pos: u64, key: u64) -> Sent {
     Sent {
+        piece: Piece::WHOLE,
         pos: Pos(pos),
         key: MessageKey(key),
         upstream: UP,
@@ -236,6 +238,7 @@ fn what_is_committed_is_found_again_in_journal_order() {
         let batch = Batch {
             sent: vec![sent(1, 1), sent(2, 2)],
             marks: vec![Mark {
+                piece: Piece::WHOLE,
                 pos: Pos(3),
                 key: MessageKey(3),
                 kind: MarkKind::Held,

@@ -48,6 +48,7 @@ pub(super) async fn create(context: &Context, params: Value) -> Result<Value, Fa
         state: Standing::Active,
         credit_limit: Money::ZERO,
         created_ms: (context.now_ms)(),
+        ..Account::default()
     };
     let mut wanted = Fields::default();
     fields(context, &mut p, &mut wanted)?;

@@ -79,12 +79,9 @@ pub(super) async fn show(context: &Context, params: Value) -> Result<Value, Faul
 }
 
 fn charged(stored: &crate::store::sqlite::Stored, open: Option<&crate::flow::OpenView>) -> String {
-    let open = open.map(|o| {
-        if o.captured {
-            o.price
-        } else {
-            crate::money::Money::ZERO
-        }
-    });
-    stored.charged.or(open).unwrap_or_default().to_string()
+    stored
+        .charged
+        .or(open.map(|o| o.captured))
+        .unwrap_or_default()
+        .to_string()
 }

@@ -46,8 +46,71 @@ impl AccountState {
     }
 }
 
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant = $code,)* }
+
+        impl $name {
+            /// The words over the admin socket.
+            pub const WORDS: &'static [&'static str] = &[$($word,)*];
+
+            /// Its word.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+
+            /// From its word.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<$name> {
+                match word { $($word => Some($name::$variant),)* _ => None }
+            }
+
+            /// From the stored number; unknown numbers read as the default.
+            #[must_use]
+            pub fn from_code(code: u8) -> $name {
+                match code { $($code => $name::$variant,)* _ => $name::default() }
+            }
+        }
+    };
+}
+
+choice! {
+    /// How receipts and inbound messages are handed to the customer.
+    DeliverAs {
+        /// With deliver_sm (SMPP 3.4 §4.6).
+        #[default]
+        DeliverSm = 0 "deliver_sm",
+        /// With data_sm (§4.7), to sessions of 3.4 and later.
+        DataSm = 1 "data_sm",
+    }
+}
+choice! {
+    /// Receipts of a message that was sent in parts.
+    Receipts {
+        /// One for the message: DELIVRD if all parts are, otherwise the first failure.
+        #[default]
+        RolledUp = 0 "rolled-up",
+        /// One for each part, all with the message's id.
+        Each = 1 "each",
+    }
+}
+choice! {
+    /// What the customer's data_coding 0 stands for (SMPP 3.4 §5.2.19: "SMSC default alphabet").
+    Alphabet {
+        /// GSM 03.38, one septet an octet.
+        #[default]
+        Gsm7 = 0 "gsm7",
+        /// ISO 8859-1.
+        Latin1 = 1 "latin1",
+    }
+}
+
 /// A customer account as stored.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Account {
     /// Assigned by the store.
     pub id: AccountId,
@@ -78,6 +141,20 @@ pub struct Account {
     pub credit_limit: Money,
     /// Milliseconds since the epoch.
     pub created_ms: u64,
+    /// See [`DeliverAs`].
+    pub deliver_as: DeliverAs,
+    /// See [`Receipts`].
+    pub receipts: Receipts,
+    /// See [`Alphabet`].
+    pub alphabet: Alphabet,
+    /// Typographic characters (quotes, dashes …) are replaced where the text then fits GSM 03.38, and billed as such.
+    pub transliterate: bool,
+    /// `host:port` where the customer waits for an outbind when something waits for it; empty: nowhere.
+    pub outbind: String,
+    /// Password of the outbind; at most 64 characters.
+    pub outbind_password: String,
+    /// SHA-256 fingerprints (hex) of client certificates; once one is set, only sessions over TLS with one of them bind.
+    pub certificates: Vec<String>,
 }
 
 impl fmt::Debug for Account {

@@ -7,6 +7,41 @@ use std::fmt;
 #[error("a stored message record is damaged")]
 pub struct Damaged;
 
+/// Which part of a message sent in parts; [`Piece::WHOLE`] for one that is not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Piece {
+    /// How many parts; 0: not in parts.
+    pub of: u8,
+    /// This one, from 1.
+    pub part: u8,
+}
+
+impl Piece {
+    /// The message as one.
+    pub const WHOLE: Piece = Piece { of: 0, part: 0 };
+
+    /// The stored number.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        (self.of as u16) << 8 | self.part as u16
+    }
+
+    /// From the stored number.
+    #[must_use]
+    pub const fn from_code(code: u16) -> Piece {
+        Piece {
+            of: (code >> 8) as u8,
+            part: code as u8,
+        }
+    }
+
+    /// Not a part.
+    #[must_use]
+    pub const fn whole(self) -> bool {
+        self.of == 0
+    }
+}
+
 /// The one-octet fields of a message, with the meaning SMPP 3.4 §5.2 gives them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flags {
@@ -34,13 +69,18 @@ pub struct Flags {
 
 const FLAGS: usize = 10;
 const HEAD: usize = FLAGS + 3 + 4;
+/// Set in a length octet: one more octet follows the head, see [`Parts::sibling`].
+const EXTENDED: u8 = 0x80;
+/// No address or service_type is longer than the codec lets through: 64 octets.
+const FIELD_MAX: usize = 0x7F;
 
 /// A short message: addresses, text and optional parameters in a single allocation.
 ///
 /// The same layout is stored (see [`Message::record`]), so taking a message from the store copies it once.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
-    /// flags (10) | source len | dest len | service_type len | text len (u32 LE) | source | dest | service_type | text | TLVs
+    /// flags (10) | source len | dest len | service_type len (bit 7: extended) | text len (u32 LE) | [sibling] | source | dest |
+    /// service_type | text | TLVs
     record: Box<[u8]>,
 }
 
@@ -59,16 +99,19 @@ pub struct Parts<'a> {
     pub text: &'a [u8],
     /// Optional parameters, as raw well-formed TLVs in their order.
     pub tlvs: &'a [u8],
+    /// Which message of a submit_multi this is: its key is so far above that of the first, whose key is the id of all.
+    pub sibling: u8,
 }
 
 impl Message {
-    /// Packs the parts. Addresses and service_type are cut at 255 octets, which the codec never lets through.
+    /// Packs the parts. Addresses and service_type are cut at 127 octets, which the codec never lets through.
     #[must_use]
     pub fn new(parts: &Parts<'_>) -> Message {
-        let cut = |field: &'_ [u8]| field.len().min(255);
+        let cut = |field: &'_ [u8]| field.len().min(FIELD_MAX);
         let (source, dest, service) = (cut(parts.source), cut(parts.dest), cut(parts.service_type));
         let mut out =
-            Vec::with_capacity(HEAD + source + dest + service + parts.text.len() + parts.tlvs.len());
+            Vec::with_capacity(HEAD + 1 + source + dest + service + parts.text.len() + parts.tlvs.len());
+        let extended = if parts.sibling > 0 { EXTENDED } else { 0 };
         let f = &parts.flags;
         out.extend_from_slice(&[
             f.source_ton,
@@ -83,9 +126,12 @@ impl Message {
             f.default_msg_id,
             source as u8,
             dest as u8,
-            service as u8,
+            service as u8 | extended,
         ]);
         out.extend_from_slice(&(parts.text.len() as u32).to_le_bytes());
+        if extended != 0 {
+            out.push(parts.sibling);
+        }
         out.extend_from_slice(&parts.source[..source]);
         out.extend_from_slice(&parts.dest[..dest]);
         out.extend_from_slice(&parts.service_type[..service]);
@@ -109,7 +155,8 @@ impl Message {
     pub fn from_record(record: &[u8]) -> Result<Message, Damaged> {
         let head: &[u8; HEAD] = record.first_chunk().ok_or(Damaged)?;
         let text = u32::from_le_bytes([head[13], head[14], head[15], head[16]]) as usize;
-        let needed = HEAD + usize::from(head[10]) + usize::from(head[11]) + usize::from(head[12]) + text;
+        let service = usize::from(head[12] & !EXTENDED) + usize::from(head[12] >> 7);
+        let needed = HEAD + usize::from(head[10]) + usize::from(head[11]) + service + text;
         if record.len() < needed {
             return Err(Damaged);
         }
@@ -122,9 +169,10 @@ impl Message {
     #[must_use]
     pub fn parts(&self) -> Parts<'_> {
         let r = &self.record;
-        let [a, b, c] = [r[10], r[11], r[12]].map(usize::from);
+        let [a, b, c] = [r[10], r[11], r[12] & !EXTENDED].map(usize::from);
         let text = u32::from_le_bytes([r[13], r[14], r[15], r[16]]) as usize;
-        let (source, rest) = r[HEAD..].split_at(a);
+        let (extra, rest) = r[HEAD..].split_at(usize::from(r[12] >> 7));
+        let (source, rest) = rest.split_at(a);
         let (dest, rest) = rest.split_at(b);
         let (service_type, rest) = rest.split_at(c);
         let (text, tlvs) = rest.split_at(text);
@@ -135,6 +183,7 @@ impl Message {
             service_type,
             text,
             tlvs,
+            sibling: extra.first().copied().unwrap_or(0),
         }
     }
 
@@ -173,7 +222,7 @@ impl fmt::Debug for Message {
 /// What is kept of a message while its receipt is awaited: the addresses and the first 20 octets of its text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Stub {
-    /// source ton, npi, dest ton, npi, data_coding, source len, dest len | source | dest | text
+    /// source ton, npi, dest ton, npi, data_coding, source len, dest len (bit 7: extended) | [sibling] | source | dest | text
     record: Box<[u8]>,
 }
 
@@ -191,8 +240,9 @@ impl Stub {
         };
         let text = parts.text.get(header..).unwrap_or(&[]);
         let text = text.get(..RECEIPT_TEXT.min(text.len())).unwrap_or(&[]);
-        let (source, dest) = (parts.source.len().min(255), parts.dest.len().min(255));
-        let mut out = Vec::with_capacity(STUB_HEAD + source + dest + text.len());
+        let (source, dest) = (parts.source.len().min(FIELD_MAX), parts.dest.len().min(FIELD_MAX));
+        let extended = if parts.sibling > 0 { EXTENDED } else { 0 };
+        let mut out = Vec::with_capacity(STUB_HEAD + 1 + source + dest + text.len());
         let f = &parts.flags;
         out.extend_from_slice(&[
             f.source_ton,
@@ -201,8 +251,11 @@ impl Stub {
             f.dest_npi,
             f.data_coding,
             source as u8,
-            dest as u8,
+            dest as u8 | extended,
         ]);
+        if extended != 0 {
+            out.push(parts.sibling);
+        }
         out.extend_from_slice(&parts.source[..source]);
         out.extend_from_slice(&parts.dest[..dest]);
         out.extend_from_slice(text);
@@ -223,7 +276,7 @@ impl Stub {
     /// [`Damaged`] if its lengths do not add up.
     pub fn from_record(record: &[u8]) -> Result<Stub, Damaged> {
         let head: &[u8; STUB_HEAD] = record.first_chunk().ok_or(Damaged)?;
-        if record.len() < STUB_HEAD + usize::from(head[5]) + usize::from(head[6]) {
+        if record.len() < stub_end(head) {
             return Err(Damaged);
         }
         Ok(Stub {
@@ -235,7 +288,7 @@ impl Stub {
     #[must_use]
     pub fn without_text(&self) -> Stub {
         let r = &self.record;
-        let end = STUB_HEAD + usize::from(r[5]) + usize::from(r[6]);
+        let end = r.first_chunk().map_or(r.len(), stub_end);
         Stub {
             record: r[..end].into(),
         }
@@ -245,8 +298,9 @@ impl Stub {
     #[must_use]
     pub fn parts(&self) -> Parts<'_> {
         let r = &self.record;
-        let (source, rest) = r[STUB_HEAD..].split_at(usize::from(r[5]));
-        let (dest, text) = rest.split_at(usize::from(r[6]));
+        let (extra, rest) = r[STUB_HEAD..].split_at(usize::from(r[6] >> 7));
+        let (source, rest) = rest.split_at(usize::from(r[5]));
+        let (dest, text) = rest.split_at(usize::from(r[6] & !EXTENDED));
         let flags = Flags {
             source_ton: r[0],
             source_npi: r[1],
@@ -262,8 +316,14 @@ impl Stub {
             service_type: &[],
             text,
             tlvs: &[],
+            sibling: extra.first().copied().unwrap_or(0),
         }
     }
+}
+
+/// Where a stub's addresses end.
+fn stub_end(head: &[u8; STUB_HEAD]) -> usize {
+    STUB_HEAD + usize::from(head[5]) + usize::from(head[6] & !EXTENDED) + usize::from(head[6] >> 7)
 }
 
 impl fmt::Debug for Stub {
@@ -291,7 +351,24 @@ mod tests {
             service_type: b"OTP",
             text: b"0123456789012345678901234567890123456789",
             tlvs: &[2, 4, 0, 2, 0, 1],
+            sibling: 0,
         }
+    }
+
+    #[test]
+    fn a_message_of_a_submit_multi_knows_which() {
+        let third = Parts {
+            sibling: 2,
+            ..sample()
+        };
+        let message = Message::from_record(Message::new(&third).record()).unwrap();
+        assert_eq!(
+            (message.parts().sibling, message.parts().text),
+            (2, sample().text)
+        );
+        let stub = Stub::from_record(message.stub().record()).unwrap().without_text();
+        assert_eq!((stub.parts().sibling, stub.parts().dest), (2, sample().dest));
+        assert!(stub.parts().text.is_empty());
     }
 
     #[test]

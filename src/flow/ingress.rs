@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::account::AccountState;
 use super::lane::Outgoing;
 use crate::domain::account::Account;
-use crate::domain::message::Message;
+use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::{ChargeOn, Wants};
 use crate::domain::reject::Reject;
 use crate::domain::wallet::Hold;
@@ -135,6 +135,8 @@ pub enum UpEvent {
     Sent {
         /// Which message.
         key: MessageKey,
+        /// Which part of it.
+        piece: Piece,
         /// The SMSC's id, at most 65 octets; empty if it gave none.
         smsc_id: Box<[u8]>,
     },
@@ -142,6 +144,8 @@ pub enum UpEvent {
     LateSent {
         /// Which message.
         key: MessageKey,
+        /// Which part of it.
+        piece: Piece,
         /// The SMSC's id, at most 65 octets; empty if it gave none.
         smsc_id: Box<[u8]>,
     },
@@ -149,11 +153,13 @@ pub enum UpEvent {
     Failed {
         /// Which message.
         key: MessageKey,
+        /// Which part of it.
+        piece: Piece,
         /// The command_status.
         status: u32,
     },
     /// Its validity ran out before it was sent.
-    Expired(MessageKey),
+    Expired(MessageKey, Piece),
     /// About to be written; wants its mark on record first.
     Sending(Outgoing),
     /// Marked as being sent, but not written: first in line again, once that is on record.
@@ -161,9 +167,9 @@ pub enum UpEvent {
     /// Marked as being sent and refused for the moment: it waits for its next try, once that is on record.
     Refused(Outgoing),
     /// Written, never answered, and to be held.
-    Held(MessageKey),
+    Held(MessageKey, Piece),
     /// Written, never answered, and to be failed.
-    Abandoned(MessageKey),
+    Abandoned(MessageKey, Piece),
     /// A receipt; the token comes back with the answer.
     Receipt(u64, UpReceipt),
     /// A mobile-originated message; the token comes back with the answer.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::habits::{IdForm, IdHabits};
 use super::ingress::{Signal, UpEvent, lock};
-use crate::domain::message::Message;
+use crate::domain::message::{Message, Piece};
 use crate::ids::{MessageKey, UpstreamId};
 
 /// A message on its way to an upstream.
@@ -14,6 +14,10 @@ use crate::ids::{MessageKey, UpstreamId};
 pub struct Outgoing {
     /// Its key.
     pub key: MessageKey,
+    /// Which part of it, once it has been cut for an upstream.
+    pub piece: Piece,
+    /// Parts that are out already: the message waited again after some of them had gone.
+    pub out: Option<Box<PartSet>>,
     /// Accepted, ms since the epoch.
     pub at_ms: u64,
     /// Until when it may be sent, ms since the epoch.
@@ -26,6 +30,26 @@ pub struct Outgoing {
     pub segments: u8,
     /// The message.
     pub message: Message,
+}
+
+/// A set of part numbers, 1 to 255.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PartSet([u64; 4]);
+
+impl PartSet {
+    /// Adds one.
+    pub fn insert(&mut self, part: u8) {
+        if let Some(word) = self.0.get_mut(usize::from(part >> 6)) {
+            *word |= 1 << (part & 63);
+        }
+    }
+
+    /// Whether it is in.
+    #[must_use]
+    pub fn contains(&self, part: u8) -> bool {
+        let word = self.0.get(usize::from(part >> 6));
+        word.is_some_and(|w| w & 1 << (part & 63) != 0)
+    }
 }
 
 /// What to do with a message that was written and never answered.
@@ -80,7 +104,7 @@ struct Lane {
     /// Octets of the messages in `queue`.
     octets: usize,
     /// Temporarily refused, by when they are tried again.
-    retry: BTreeMap<(u64, MessageKey), Outgoing>,
+    retry: BTreeMap<(u64, MessageKey, Piece), Outgoing>,
     /// Keys of messages that wait in the store.
     backlog: VecDeque<MessageKey>,
     /// How many keys of the backlog stand for messages that have ended meanwhile.
@@ -139,7 +163,7 @@ pub struct Taken {
     /// To be written now.
     pub out: Vec<Outgoing>,
     /// Too old to be sent.
-    pub expired: Vec<MessageKey>,
+    pub expired: Vec<(MessageKey, Piece)>,
     /// When to come again although nothing new arrives (pacing, retries), ms since the epoch.
     pub again_ms: Option<u64>,
     /// The lane ran low and the store has more.
@@ -384,14 +408,14 @@ impl Upstream {
     }
 
     /// Takes those of `keys` away that wait here in memory. The others are in a bind's hands.
-    pub(super) fn withdraw(&self, keys: &HashSet<MessageKey>) -> Vec<MessageKey> {
+    pub(super) fn withdraw(&self, keys: &HashSet<MessageKey>) -> Vec<(MessageKey, Piece)> {
         let mut found = Vec::new();
         let mut lane = lock(&self.lane);
         let mut octets = 0;
         let mut keep = |m: &Outgoing| {
             let wanted = keys.contains(&m.key);
             if wanted {
-                found.push(m.key);
+                found.push((m.key, m.piece));
             }
             !wanted
         };
@@ -407,6 +431,29 @@ impl Upstream {
         found
     }
 
+    /// Puts another text in place of that of a message which waits here whole in memory. `false`: it does not.
+    pub(super) fn replace(&self, key: MessageKey, expires_ms: u64, segments: u8, message: &Message) -> bool {
+        let mut lane = lock(&self.lane);
+        let lane = &mut *lane;
+        let waiting = lane.queue.iter_mut().chain(lane.retry.values_mut());
+        for m in waiting.filter(|m| m.key == key && m.piece.whole()) {
+            lane.octets = (lane.octets + message.record().len()).saturating_sub(m.message.record().len());
+            m.message = message.clone();
+            m.expires_ms = expires_ms;
+            m.segments = segments;
+            return true;
+        }
+        false
+    }
+
+    /// Keys of everything that waits here, for a search through it.
+    pub(super) fn keys(&self) -> Vec<MessageKey> {
+        let lane = lock(&self.lane);
+        let stored = lane.stay.iter().chain(&lane.backlog).copied();
+        let memory = lane.queue.iter().chain(lane.retry.values()).map(|m| m.key);
+        stored.chain(memory).collect()
+    }
+
     /// Takes up to `max` messages that `bind` may write at `now_ms`. A bind that finds less than it could take is woken when
     /// there is more.
     pub fn take(&self, bind: u16, max: usize, now_ms: u64) -> Taken {
@@ -416,7 +463,7 @@ impl Upstream {
         }
         let mut lane = lock(&self.lane);
         while taken.out.len() < max {
-            let retry_due = lane.retry.first_key_value().map(|((due, _), _)| *due);
+            let retry_due = lane.retry.first_key_value().map(|((due, ..), _)| *due);
             let use_retry = retry_due.is_some_and(|due| due <= now_ms);
             if !use_retry && lane.queue.is_empty() {
                 taken.again_ms = retry_due;
@@ -435,7 +482,7 @@ impl Upstream {
             };
             let Some(message) = next else { break };
             if message.expires_ms <= now_ms {
-                taken.expired.push(message.key);
+                taken.expired.push((message.key, message.piece));
                 continue;
             }
             self.paced(&mut lane, now_ms);
@@ -501,7 +548,7 @@ impl Upstream {
         // Not later than its end, so that an expiry is reported on time.
         let due = (now_ms + pause).min(message.expires_ms.max(now_ms));
         let mut lane = lock(&self.lane);
-        lane.retry.insert((due, message.key), message);
+        lane.retry.insert((due, message.key, message.piece), message);
         // Somebody has to note when it is due.
         lane.wake(1);
     }
@@ -516,8 +563,8 @@ impl Upstream {
                 message.unanswered += 1;
                 Ok(message)
             }
-            UnknownOutcome::Resend | UnknownOutcome::Hold => Err(UpEvent::Held(message.key)),
-            UnknownOutcome::Fail => Err(UpEvent::Abandoned(message.key)),
+            UnknownOutcome::Resend | UnknownOutcome::Hold => Err(UpEvent::Held(message.key, message.piece)),
+            UnknownOutcome::Fail => Err(UpEvent::Abandoned(message.key, message.piece)),
         }
     }
 
@@ -551,6 +598,9 @@ impl Lane {
         }
         let mut all = std::mem::take(&mut self.stay);
         all.extend(self.queue.drain(..).map(|m| m.key));
+        // Parts of one message stand together and become one: the whole is cut anew when it is read back.
+        let mut last = None;
+        all.retain(|key| last.replace(*key) != Some(*key));
         self.octets = 0;
         all.append(&mut self.backlog);
         self.backlog = all;
@@ -595,6 +645,8 @@ mod tests {
     fn message(key: u64) -> Outgoing {
         Outgoing {
             key: MessageKey(key),
+            piece: Piece::WHOLE,
+            out: None,
             at_ms: key,
             expires_ms: 1_000_000,
             attempts: 0,
@@ -634,7 +686,7 @@ mod tests {
         assert_eq!(u.take(0, 9, 299).again_ms, Some(300));
         let m = u.take(0, 9, 300).out.remove(0);
         u.retry(m, 300);
-        assert_eq!(u.take(0, 9, 350).expired, [MessageKey(1)]);
+        assert_eq!(u.take(0, 9, 350).expired, [(MessageKey(1), Piece::WHOLE)]);
     }
 
     #[test]
@@ -670,7 +722,7 @@ mod tests {
         let in_hand = u.take(0, 1, 0).out;
         assert_eq!(in_hand.len(), 1);
         let wanted: HashSet<_> = [0, 1, 4, 9, 77].map(MessageKey).into();
-        let mut got = u.withdraw(&wanted);
+        let mut got: Vec<_> = u.withdraw(&wanted).into_iter().map(|(key, _)| key).collect();
         got.sort();
         assert_eq!(
             got,
@@ -754,6 +806,9 @@ mod tests {
     fn unanswered_is_resent_once_and_then_held() {
         let u = upstream(10, 0);
         let again = u.unanswered(message(1)).unwrap();
-        assert!(matches!(u.unanswered(again), Err(UpEvent::Held(MessageKey(1)))));
+        assert!(matches!(
+            u.unanswered(again),
+            Err(UpEvent::Held(MessageKey(1), Piece::WHOLE))
+        ));
     }
 }

@@ -26,6 +26,6 @@ pub use ingress::{
     Admitted, Change, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer,
     ToUpstream, UpEvent, UpReceipt,
 };
-pub use lane::{BindInfo, Outgoing, UnknownOutcome, Upstream, UpstreamOptions};
+pub use lane::{BindInfo, Outgoing, PartSet, UnknownOutcome, Upstream, UpstreamOptions};
 pub use outbox::{OutItem, Outbox, Payload};
 pub use policy::{InboundRule, Policy};

@@ -30,6 +30,8 @@ pub enum Payload {
         submitted_ms: u64,
         /// When it ended, ms since the epoch.
         done_ms: u64,
+        /// Parts submitted and delivered.
+        counts: (u8, u8),
     },
     /// A mobile-originated message.
     Inbound(Message),
@@ -51,6 +53,8 @@ pub struct OutItem {
 }
 
 const RECEIPT_HEAD: usize = 1 + 2 + 8 + 8;
+/// Set in a stored receipt's state: two octets with the counts of parts follow the head.
+const COUNTED: u8 = 0x80;
 
 impl OutItem {
     /// The row that stands for it in the stored outbox.
@@ -64,12 +68,14 @@ impl OutItem {
                 err,
                 submitted_ms,
                 done_ms,
+                counts,
             } => {
-                let mut out = Vec::with_capacity(RECEIPT_HEAD + stub.record().len());
-                out.push(state.code());
+                let mut out = Vec::with_capacity(RECEIPT_HEAD + 2 + stub.record().len());
+                out.push(state.code() | COUNTED);
                 out.extend_from_slice(&err.to_le_bytes());
                 out.extend_from_slice(&submitted_ms.to_le_bytes());
                 out.extend_from_slice(&done_ms.to_le_bytes());
+                out.extend_from_slice(&[counts.0, counts.1]);
                 out.extend_from_slice(stub.record());
                 (OutboxKind::Receipt, *key, out.into_boxed_slice())
             }
@@ -100,11 +106,18 @@ impl OutItem {
         let payload = match row.kind {
             OutboxKind::Inbound => Payload::Inbound(Message::from_record(&row.payload).ok()?),
             OutboxKind::Receipt => {
-                let (head, stub) = row.payload.split_at_checked(RECEIPT_HEAD)?;
+                let (head, rest) = row.payload.split_at_checked(RECEIPT_HEAD)?;
+                let code = *head.first()?;
+                let state = Final::from_code(code & !COUNTED)?;
+                let (counts, stub) = match (code & COUNTED, rest) {
+                    (COUNTED, [sub, dlvrd, stub @ ..]) => ((*sub, *dlvrd), stub),
+                    _ => ((1, u8::from(state == Final::Delivered)), rest),
+                };
                 Payload::Receipt {
                     key: row.key,
                     stub: Stub::from_record(stub).ok()?,
-                    state: Final::from_code(*head.first()?)?,
+                    state,
+                    counts,
                     err: u16::from_le_bytes(head.get(1..3)?.try_into().ok()?),
                     submitted_ms: u64::from_le_bytes(head.get(3..11)?.try_into().ok()?),
                     done_ms: u64::from_le_bytes(head.get(11..19)?.try_into().ok()?),
@@ -258,6 +271,25 @@ impl Outbox {
         let mut i = lock(&self.inner);
         i.in_store += rows;
         i.more = true;
+    }
+
+    /// Rows that were too old have gone from the store.
+    pub(super) fn gone(&self, rows: u64) {
+        let mut i = lock(&self.inner);
+        i.in_store = i.in_store.saturating_sub(rows);
+    }
+
+    /// A session does not deliver for a while: it is not to be woken.
+    pub fn rest(&self, session: SessionId) {
+        lock(&self.inner).idle.retain(|s| *s != session);
+    }
+
+    /// A session was woken and cannot deliver now: the next one's turn.
+    pub fn pass(&self) {
+        let mut i = lock(&self.inner);
+        if !i.ready.is_empty() {
+            i.wake(1);
+        }
     }
 
     /// A receiving session joins.
@@ -437,7 +469,9 @@ impl Outbox {
     pub(super) fn wants_load(&self, max: usize) -> Option<Pos> {
         let i = lock(&self.inner);
         let low = i.ready.len() + i.in_flight < max.div_ceil(2) && i.octets < max * OCTETS_EACH;
-        (i.more && low && !i.receivers.is_empty()).then_some(i.loaded)
+        // Without a receiver there is no hurry, except to find out that nothing is left.
+        let wanted = !i.receivers.is_empty() || i.in_store == 0;
+        (i.more && low && wanted).then_some(i.loaded)
     }
 
     /// Rows loaded from the store; none says that there are none left.
@@ -558,6 +592,7 @@ mod tests {
             err: 7,
             submitted_ms: 1,
             done_ms: 2,
+            counts: (3, 2),
         };
         OutItem {
             pos: Pos(pos),

@@ -466,6 +466,7 @@ impl Logic {
         }
         let free = self.session.free();
         if free == 0 || pending > OUT_DELIVER || self.stopping || self.quiet_until_ms > 0 {
+            bound.account.outbox.pass();
             return;
         }
         bound.account.outbox.take(self.id, free, &mut self.items);
@@ -508,6 +509,7 @@ impl Logic {
             .min(policy.deliver_retry_max_ms);
         self.silences = self.silences.saturating_add(1);
         self.quiet_until_ms = now + pause;
+        bound.account.outbox.rest(self.id);
         bound.account.outbox.give_back(items.into_iter());
     }
 

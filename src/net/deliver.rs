@@ -27,17 +27,20 @@ pub(super) fn write(out: &mut Vec<u8>, sequence: u32, item: &OutItem, tlvs: bool
             err,
             submitted_ms,
             done_ms,
+            counts,
         } => {
             let original = stub.parts();
-            let id = itoa::Buffer::new().format(key.0).as_bytes().to_vec();
+            // The messages of a submit_multi share the id of the first.
+            let id = key.0.saturating_sub(u64::from(original.sibling));
+            let id = itoa::Buffer::new().format(id).as_bytes().to_vec();
             let state = MessageState(state.code());
             let mut text = Vec::with_capacity(160);
             smpp::write_receipt(
                 &mut text,
                 &ReceiptText {
                     id: &id,
-                    sub: 1,
-                    dlvrd: u16::from(state == MessageState::DELIVERED),
+                    sub: u16::from(counts.0),
+                    dlvrd: u16::from(counts.1),
                     submit_unix_s: submitted_ms / 1_000,
                     done_unix_s: done_ms / 1_000,
                     stat: state,
@@ -138,6 +141,7 @@ pub(super) fn read(sm: &ShortMessage<'_>) -> Delivered {
             service_type: sm.service_type,
             text: sm.short_message,
             tlvs: sm.tlvs.as_bytes(),
+            sibling: 0,
         }));
     };
     let id: &[u8] = receipt.id.as_deref().unwrap_or(&[]);

@@ -69,6 +69,7 @@ pub(super) fn read(sequence: u32, body: &[u8], now_ms: u64) -> Result<Submission
             service_type: sm.service_type,
             text: sm.short_message,
             tlvs: sm.tlvs.as_bytes(),
+            sibling: 0,
         },
     })
 }

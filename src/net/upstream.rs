@@ -13,6 +13,7 @@ use super::Wake;
 use super::deliver::{self, Delivered, sm_of};
 use super::pdus::Pdus;
 use crate::clock;
+use crate::domain::message::Piece;
 use crate::flow::{Gateway, Input, Mailbox, Outgoing, ToUpstream, UpEvent, Upstream};
 use crate::ids::MessageKey;
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
@@ -285,7 +286,7 @@ struct Served<'a> {
     /// Messages whose mark is being put on record, for which the window has to have room when they come back.
     marked: usize,
     /// Requests given up for lack of an answer, by sequence number, newest last: the answer may still come.
-    late: VecDeque<(u32, MessageKey)>,
+    late: VecDeque<(u32, MessageKey, Piece)>,
     /// Requests whose time ran out while not one octet of them had left: the connection goes, and they with it.
     unwritten: Vec<InFlight>,
     /// Asked to end: nothing new is sent, and by this time the unbind is.
@@ -430,7 +431,7 @@ impl Served<'_> {
             .metrics
             .response_seconds
             .record(now.saturating_sub(sent_ms) as f64 / 1e3);
-        let key = ticket.message.key;
+        let (key, piece) = (ticket.message.key, ticket.message.piece);
         match status {
             CommandStatus::ESME_ROK => {
                 upstream.sent.fetch_add(1, Ordering::Relaxed);
@@ -438,6 +439,7 @@ impl Served<'_> {
                 let id = MessageIdResp::decode(body).map_or(&[][..], |r| r.message_id);
                 self.events.push(UpEvent::Sent {
                     key,
+                    piece,
                     smsc_id: id.into(),
                 });
             }
@@ -453,6 +455,7 @@ impl Served<'_> {
                 upstream.refused.fetch_add(1, Ordering::Relaxed);
                 self.events.push(UpEvent::Failed {
                     key,
+                    piece,
                     status: refused.0,
                 });
             }
@@ -471,15 +474,16 @@ impl Served<'_> {
     /// An answer after the response timeout: an acceptance settles the message, wherever it is now; for a refusal it is too
     /// late.
     fn late_answer(&mut self, sequence: u32, status: CommandStatus, body: &[u8]) {
-        let Ok(at) = self.late.binary_search_by_key(&sequence, |(s, _)| *s) else {
+        let Ok(at) = self.late.binary_search_by_key(&sequence, |(s, ..)| *s) else {
             return;
         };
-        if let Some((_, key)) = self.late.remove(at).filter(|_| status == CommandStatus::ESME_ROK) {
+        if let Some((_, key, piece)) = self.late.remove(at).filter(|_| status == CommandStatus::ESME_ROK) {
             let upstream = &self.link.options.upstream;
             upstream.sent.fetch_add(1, Ordering::Relaxed);
             let id = MessageIdResp::decode(body).map_or(&[][..], |r| r.message_id);
             self.events.push(UpEvent::LateSent {
                 key,
+                piece,
                 smsc_id: id.into(),
             });
         }
@@ -566,7 +570,7 @@ impl Served<'_> {
         let taken = upstream.take(link.index as u16, free, now);
         self.again_ms = taken.again_ms;
         self.events
-            .extend(taken.expired.into_iter().map(UpEvent::Expired));
+            .extend(taken.expired.into_iter().map(|(k, p)| UpEvent::Expired(k, p)));
         if upstream.marks_before_sending() {
             self.marked += taken.out.len();
             self.events.extend(taken.out.into_iter().map(UpEvent::Sending));
@@ -621,7 +625,7 @@ impl Served<'_> {
                 // the message goes anywhere else.
                 self.unwritten.push(ticket);
             } else {
-                self.remember(sequence, ticket.message.key);
+                self.remember(sequence, &ticket.message);
                 again.extend(self.unanswered(ticket.message));
             }
         }
@@ -660,15 +664,15 @@ impl Served<'_> {
         }
     }
 
-    fn remember(&mut self, sequence: u32, key: MessageKey) {
+    fn remember(&mut self, sequence: u32, message: &Outgoing) {
         // Sequence numbers rise until they wrap, long after the session is over.
-        if self.late.back().is_some_and(|(last, _)| *last >= sequence) {
+        if self.late.back().is_some_and(|(last, ..)| *last >= sequence) {
             self.late.clear();
         }
         if self.late.len() >= LATE_MAX {
             self.late.pop_front();
         }
-        self.late.push_back((sequence, key));
+        self.late.push_back((sequence, message.key, message.piece));
     }
 
     /// Written and never answered: what `unknown_outcome` says. Back if it is to be sent again.

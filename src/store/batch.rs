@@ -1,7 +1,7 @@
 //! What one commit holds. Every entry is a row appended, except the few per account.
 
 use crate::domain::account::Account;
-use crate::domain::message::Message;
+use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
 use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
@@ -12,10 +12,12 @@ pub mod flags {
     pub const WANTED: u8 = 1;
     /// The receipt was put into the stored outbox in the same commit.
     pub const SPILLED: u8 = 2;
+    /// Of a part that is over: an upstream had taken it, or says so by its receipt.
+    pub const TAKEN: u8 = 4;
 }
 
 /// A message taken on record together with its charge.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Accepted {
     /// Its key.
     pub key: MessageKey,
@@ -40,7 +42,7 @@ pub struct Accepted {
 }
 
 /// The upstream took a message (submit_sm_resp with ESME_ROK).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sent {
     /// Position in the journal.
     pub pos: Pos,
@@ -52,6 +54,8 @@ pub struct Sent {
     pub at_ms: u64,
     /// The SMSC's id as it wrote it, at most 65 octets.
     pub smsc_id: Box<[u8]>,
+    /// Which part of a message that was sent in parts.
+    pub piece: Piece,
 }
 
 /// A message is over.
@@ -87,6 +91,10 @@ pub enum MarkKind {
     Provisional = 3,
     /// Marked as being sent, but not written after all or refused for the moment.
     Requeued = 4,
+    /// One part of a message sent in parts is over; the message is when all are.
+    PartOver = 5,
+    /// replace_sm: the accepted row holds the new text, price and times from here on.
+    Replaced = 6,
 }
 
 impl MarkKind {
@@ -98,6 +106,8 @@ impl MarkKind {
             2 => Some(MarkKind::Held),
             3 => Some(MarkKind::Provisional),
             4 => Some(MarkKind::Requeued),
+            5 => Some(MarkKind::PartOver),
+            6 => Some(MarkKind::Replaced),
             _ => None,
         }
     }
@@ -116,12 +126,14 @@ pub struct Mark {
     pub at_ms: u64,
     /// At which upstream.
     pub upstream: UpstreamId,
-    /// For `Provisional`: [`Final::code`]; otherwise 0.
+    /// For `Provisional` and `PartOver`: [`Final::code`]; otherwise 0.
     pub state: u8,
-    /// For `Provisional`: the receipt's `err`.
+    /// For `Provisional` and `PartOver`: the receipt's `err`.
     pub err: u16,
     /// See [`flags`].
     pub flags: u8,
+    /// Which part of a message that was sent in parts.
+    pub piece: Piece,
 }
 
 /// One balanced posting: `amount` leaves `debit` and arrives at `credit`.
@@ -211,7 +223,7 @@ pub struct Topup {
 }
 
 /// Everything one commit writes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// Unique for ever; committing it twice changes nothing.
     pub id: BatchId,
@@ -225,6 +237,8 @@ pub struct Batch {
     pub marks: Vec<Mark>,
     /// Ended.
     pub finished: Vec<Finished>,
+    /// Messages whose row is replaced (replace_sm): key, expiry, price, segments, wanted receipts and message count.
+    pub replaced: Vec<Accepted>,
     /// Money moved.
     pub postings: Vec<Posting>,
     /// Net change of stored balances, one entry per account.
@@ -255,6 +269,7 @@ impl Batch {
             + self.sent.len()
             + self.marks.len()
             + self.finished.len()
+            + self.replaced.len()
             + self.postings.len()
             + self.balances.len()
             + self.topups.len()
@@ -280,6 +295,7 @@ impl Batch {
         self.sent.clear();
         self.marks.clear();
         self.finished.clear();
+        self.replaced.clear();
         self.postings.clear();
         self.balances.clear();
         self.topups.clear();

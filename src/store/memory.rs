@@ -138,11 +138,10 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn expire_outbox(&mut self, before_ms: u64) -> Result<usize, StoreError> {
+    fn expire_outbox(&mut self, before_ms: u64) -> Result<Vec<(AccountId, bool)>, StoreError> {
         Ok(self.with_disk(|d| {
-            let before = d.outbox.len();
-            d.outbox.retain(|_, row| row.at_ms >= before_ms);
-            before - d.outbox.len()
+            let old = d.outbox.extract_if(.., |_, row| row.at_ms < before_ms);
+            old.map(|((account, _), row)| (account, row.parked)).collect()
         }))
     }
 
@@ -215,7 +214,14 @@ impl Disk {
         .into_iter()
         .max()
         .unwrap_or(1);
-        self.batches.push(copy(batch));
+        for a in &batch.replaced {
+            for old in self.batches.iter_mut().flat_map(|b| &mut b.accepted) {
+                if old.key == a.key {
+                    *old = a.clone();
+                }
+            }
+        }
+        self.batches.push(batch.clone());
     }
 
     fn replay(&self, out: &mut dyn FnMut(Record<'_>)) {
@@ -268,34 +274,5 @@ impl Disk {
         counts
             .into_iter()
             .for_each(|(account, n)| out(Record::Outbox(account, n)));
-    }
-}
-
-fn copy(b: &Batch) -> Batch {
-    let accepted = b.accepted.iter().map(|a| super::Accepted {
-        message: a.message.clone(),
-        ..*a
-    });
-    let sent = b.sent.iter().map(|s| super::Sent {
-        smsc_id: s.smsc_id.clone(),
-        ..*s
-    });
-    Batch {
-        id: b.id,
-        next_epoch: b.next_epoch,
-        accepted: accepted.collect(),
-        sent: sent.collect(),
-        marks: b.marks.clone(),
-        finished: b.finished.clone(),
-        postings: b.postings.clone(),
-        balances: b.balances.clone(),
-        topups: b.topups.clone(),
-        parked: b.parked.clone(),
-        unparked: b.unparked.clone(),
-        outbox_put: b.outbox_put.clone(),
-        outbox_del: b.outbox_del.clone(),
-        watermarks: b.watermarks.clone(),
-        accounts: b.accounts.clone(),
-        upstreams: b.upstreams.clone(),
     }
 }

@@ -140,11 +140,11 @@ pub trait Store: Send {
     ) -> Result<Vec<OutboxRow>, StoreError>;
 
     /// Deletes rows older than `before_ms` from every stored outbox, parked and unclaimed ones too. A bounded slice a call; over
-    /// many calls it goes round. How many went.
+    /// many calls it goes round. Whose rows went; `true`: a parked one.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    fn expire_outbox(&mut self, before_ms: u64) -> Result<usize, StoreError>;
+    fn expire_outbox(&mut self, before_ms: u64) -> Result<Vec<(AccountId, bool)>, StoreError>;
 
     /// A top-up already on record under this provider and receipt.
     ///

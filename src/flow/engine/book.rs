@@ -4,11 +4,11 @@
 use indexmap::IndexMap;
 
 use super::correlate::Correlation;
-use crate::domain::message::Stub;
+use crate::domain::message::{Piece, Stub};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
 use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
-use crate::store::{Accepted, Finished, Mark, MarkKind, Sent};
+use crate::store::{Accepted, Finished, Mark, MarkKind, Sent, flags};
 
 /// Where an open message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,8 +42,8 @@ pub struct Open {
     pub provisional: Option<Final>,
     /// Its `err`.
     pub provisional_err: u16,
-    /// Its price has been charged.
-    pub captured: bool,
+    /// How much of its price has been charged.
+    pub captured: Money,
     /// It waits in the store, not in a lane's memory.
     pub stored: bool,
     /// Price of all segments.
@@ -58,8 +58,41 @@ pub struct Open {
     pub last: Pos,
     /// Its entry in the correlation, 0 if none.
     pub correlation: u64,
+    /// Its parts, once one has been sent.
+    pub parts: Option<Box<[Part]>>,
     /// Addresses and first text, for its receipt.
     pub stub: Stub,
+}
+
+/// One part of a message that is sent in parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Part {
+    /// Its entry in the correlation, 0 if none.
+    pub correlation: u64,
+    /// Where it is.
+    pub state: PartState,
+}
+
+/// Where a part is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PartState {
+    /// Waits, or is in a bind's hands.
+    #[default]
+    Waiting,
+    /// Taken by an upstream; its receipt is awaited.
+    Sent,
+    /// Written, never answered.
+    Held,
+    /// Over: how, its `err`, and whether an upstream had taken it.
+    Over(Final, u16, bool),
+}
+
+impl Part {
+    /// An upstream has taken it, or says so by a receipt.
+    #[must_use]
+    pub fn taken(&self) -> bool {
+        matches!(self.state, PartState::Sent | PartState::Over(_, _, true))
+    }
 }
 
 /// What an event does to a wallet.
@@ -109,14 +142,16 @@ impl Book {
     pub fn accepted(&mut self, a: &Accepted, upstream: UpstreamId) -> Effect {
         let mut effect = Effect::default();
         self.open.entry(a.key.0).or_insert_with(|| {
-            let captured = a.charge_on == ChargeOn::Accepted;
-            if captured {
+            let captured = if a.charge_on == ChargeOn::Accepted {
                 effect = Effect {
                     unhold: a.price,
                     charge: a.price,
                     refund: Money::ZERO,
                 };
-            }
+                a.price
+            } else {
+                Money::ZERO
+            };
             Open {
                 account: a.account,
                 upstream,
@@ -134,6 +169,7 @@ impl Book {
                 step_ms: a.at_ms,
                 last: Pos(0),
                 correlation: 0,
+                parts: None,
                 stub: a.message.stub(),
             }
         });
@@ -159,11 +195,17 @@ impl Book {
         }
     }
 
-    /// The upstream took it.
+    /// The upstream took it, or a part of it.
     pub fn sent(&mut self, e: &Sent) -> Effect {
-        let Some(o) = self.open.get_mut(&e.key.0).filter(|o| e.pos > o.last) else {
+        let Some(o) = self.open.get_mut(&e.key.0) else {
             return Effect::default();
         };
+        if !e.piece.whole() {
+            return self.part_sent(e);
+        }
+        if e.pos <= o.last {
+            return Effect::default();
+        }
         o.last = e.pos;
         o.phase = Phase::Sent;
         o.upstream = e.upstream;
@@ -172,22 +214,50 @@ impl Book {
             self.correlation.remove(o.correlation, e.key);
         }
         o.correlation = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
-        if o.captured || o.charge_on != ChargeOn::Submitted {
+        if o.captured == o.price || o.charge_on != ChargeOn::Submitted {
             return Effect::default();
         }
-        o.captured = true;
-        Effect {
-            unhold: o.price,
-            charge: o.price,
-            refund: Money::ZERO,
+        capture(o, o.price)
+    }
+
+    fn part_sent(&mut self, e: &Sent) -> Effect {
+        let Some(o) = self.open.get_mut(&e.key.0) else {
+            return Effect::default();
+        };
+        let Some(part) = part_mut(o, e.piece) else {
+            return Effect::default();
+        };
+        if matches!(part.state, PartState::Over(..)) {
+            return Effect::default();
         }
+        let old = std::mem::replace(&mut part.correlation, 0);
+        if old != 0 {
+            self.correlation.remove(old, e.key);
+        }
+        part.correlation = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
+        part.state = PartState::Sent;
+        o.last = o.last.max(e.pos);
+        o.upstream = e.upstream;
+        o.step_ms = o.step_ms.max(e.at_ms);
+        settle_phase(o);
+        if o.charge_on != ChargeOn::Submitted {
+            return Effect::default();
+        }
+        let earned = share(o, |p| p.taken());
+        capture(o, earned)
     }
 
     /// A step that is neither.
     pub fn mark(&mut self, e: &Mark) {
-        let Some(o) = self.open.get_mut(&e.key.0).filter(|o| e.pos > o.last) else {
+        let Some(o) = self.open.get_mut(&e.key.0) else {
             return;
         };
+        if !e.piece.whole() {
+            return self.part_mark(e);
+        }
+        if e.pos <= o.last {
+            return;
+        }
         o.last = e.pos;
         o.step_ms = e.at_ms;
         match e.kind {
@@ -195,12 +265,82 @@ impl Book {
                 o.phase = Phase::Sending;
                 o.upstream = e.upstream;
             }
-            MarkKind::Held => o.phase = Phase::Held,
+            MarkKind::Held => {
+                o.phase = Phase::Held;
+                // Of a message in parts: those whose fate was not known when the process ended.
+                for part in o
+                    .parts
+                    .iter_mut()
+                    .flatten()
+                    .filter(|p| p.state == PartState::Waiting)
+                {
+                    part.state = PartState::Held;
+                }
+            }
             MarkKind::Requeued => o.phase = Phase::Queued,
             MarkKind::Provisional => {
                 o.provisional = Final::from_code(e.state);
                 o.provisional_err = e.err;
             }
+            MarkKind::PartOver | MarkKind::Replaced => {}
+        }
+    }
+
+    fn part_mark(&mut self, e: &Mark) {
+        let Some(o) = self.open.get_mut(&e.key.0) else {
+            return;
+        };
+        let Some(part) = part_mut(o, e.piece) else { return };
+        if matches!(part.state, PartState::Over(..)) {
+            return;
+        }
+        match (e.kind, Final::from_code(e.state)) {
+            (MarkKind::PartOver, Some(state)) => {
+                let taken = part.taken() || e.flags & flags::TAKEN != 0;
+                part.state = PartState::Over(state, e.err, taken);
+                let handle = std::mem::replace(&mut part.correlation, 0);
+                if handle != 0 {
+                    let dest: Vec<u8> = o.stub.parts().dest.to_vec();
+                    self.correlation.remove(handle, e.key);
+                    self.correlation.remember(handle, &dest);
+                }
+            }
+            (MarkKind::Held, _) => part.state = PartState::Held,
+            (MarkKind::Requeued, _) => part.state = PartState::Waiting,
+            _ => {}
+        }
+        if let Some(o) = self.open.get_mut(&e.key.0) {
+            o.last = o.last.max(e.pos);
+            o.step_ms = o.step_ms.max(e.at_ms);
+            settle_phase(o);
+        }
+    }
+
+    /// Which part of an open message the correlation entry `handle` stands for.
+    #[must_use]
+    pub fn piece_of(&self, key: MessageKey, handle: u64) -> Piece {
+        let parts = self.get(key).and_then(|o| o.parts.as_deref()).unwrap_or(&[]);
+        match parts.iter().position(|p| p.correlation == handle) {
+            Some(at) => Piece {
+                of: parts.len() as u8,
+                part: at as u8 + 1,
+            },
+            None => Piece::WHOLE,
+        }
+    }
+
+    /// A message whose text was replaced before it was sent: its new row, and what that does to the wallet beyond what the
+    /// caller has held or released already.
+    pub fn replaced(&mut self, a: &Accepted) {
+        if let Some(o) = self.open.get_mut(&a.key.0) {
+            if o.charge_on == ChargeOn::Accepted {
+                o.captured = a.price;
+            }
+            o.price = a.price;
+            o.segments = a.segments;
+            o.wants = a.wants;
+            o.expires_ms = a.expires_ms;
+            o.stub = a.message.stub();
         }
     }
 
@@ -211,11 +351,16 @@ impl Book {
         }
     }
 
-    /// What a message that ends like this costs.
-    ///
-    /// `taken`: an upstream had accepted it, or says so by sending a receipt.
+    /// What a message that ends like this costs. `taken`: an upstream had accepted it, or says so by sending a receipt. A
+    /// message in parts costs what its parts do.
     #[must_use]
     pub fn cost(o: &Open, state: Final, taken: bool) -> Money {
+        if o.parts.is_some() {
+            return match o.charge_on {
+                ChargeOn::Accepted | ChargeOn::Submitted => share(o, Part::taken),
+                ChargeOn::Delivered => share(o, |p| matches!(p.state, PartState::Over(Final::Delivered, ..))),
+            };
+        }
         let earned = match o.charge_on {
             ChargeOn::Accepted | ChargeOn::Submitted => taken,
             ChargeOn::Delivered => state == Final::Delivered,
@@ -226,23 +371,65 @@ impl Book {
     /// It is over. `None` if it was not open.
     pub fn finished(&mut self, e: &Finished) -> Option<(Open, Effect)> {
         let o = self.open.swap_remove(&e.key.0)?;
-        if o.correlation != 0 {
-            self.correlation.remove(o.correlation, e.key);
-            self.correlation.remember(o.correlation, o.stub.parts().dest);
+        let handles = o.parts.iter().flatten().map(|p| p.correlation);
+        for handle in handles.chain([o.correlation]).filter(|h| *h != 0) {
+            self.correlation.remove(handle, e.key);
+            self.correlation.remember(handle, o.stub.parts().dest);
         }
-        let effect = if o.captured {
-            Effect {
-                unhold: Money::ZERO,
-                charge: Money::ZERO,
-                refund: Money(o.price.0.saturating_sub(e.charged.0)),
-            }
-        } else {
-            Effect {
-                unhold: o.price,
-                charge: e.charged,
-                refund: Money::ZERO,
-            }
+        let effect = Effect {
+            unhold: Money(o.price.0 - o.captured.0),
+            charge: Money((e.charged.0 - o.captured.0).max(0)),
+            refund: Money((o.captured.0 - e.charged.0).max(0)),
         };
         Some((o, effect))
+    }
+}
+
+/// How a message in parts ended once all of them have: DELIVRD if all are, otherwise as the first that is not, with its `err`.
+/// `None` while one is not over.
+#[must_use]
+pub fn rolled_up(parts: &[Part]) -> Option<(Final, u16)> {
+    let mut end = Some((Final::Delivered, 0));
+    for part in parts.iter().rev() {
+        match part.state {
+            PartState::Over(Final::Delivered, ..) => {}
+            PartState::Over(state, err, _) => end = Some((state, err)),
+            _ => return None,
+        }
+    }
+    end
+}
+
+/// The part of an open message, which from now on is one in parts.
+fn part_mut(o: &mut Open, piece: Piece) -> Option<&mut Part> {
+    let parts = o
+        .parts
+        .get_or_insert_with(|| vec![Part::default(); usize::from(piece.of)].into());
+    parts.get_mut(usize::from(piece.part.checked_sub(1)?))
+}
+
+/// The price of the parts that `counts`, of all of them: whole at the end, whatever the division leaves on the way.
+fn share(o: &Open, counts: impl Fn(&Part) -> bool) -> Money {
+    let parts = o.parts.as_deref().unwrap_or(&[]);
+    let n = parts.iter().filter(|p| counts(p)).count() as i64;
+    Money(o.price.0.saturating_mul(n) / (parts.len() as i64).max(1))
+}
+
+/// Charges what has been earned beyond what was charged before.
+fn capture(o: &mut Open, earned: Money) -> Effect {
+    let more = Money((earned.0 - o.captured.0).max(0));
+    o.captured.0 += more.0;
+    Effect {
+        unhold: more,
+        charge: more,
+        refund: Money::ZERO,
+    }
+}
+
+/// A message in parts is sent when none of them waits any more.
+fn settle_phase(o: &mut Open) {
+    let waits = o.parts.iter().flatten().any(|p| p.state == PartState::Waiting);
+    if !waits {
+        o.phase = Phase::Sent;
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::book::Effect;
 use super::{DIRTY_MS, Engine};
+use crate::domain::message::Piece;
 use crate::domain::outcome::ChargeOn;
 use crate::domain::reject::Reject;
 use crate::flow::ingress::{ControlError, ControlReply, ToCustomer};
@@ -281,6 +282,8 @@ impl<S: Store> Engine<S> {
             octets += a.message.record().len();
             let message = Outgoing {
                 key: a.key,
+                piece: Piece::WHOLE,
+                out: None,
                 at_ms: a.at_ms,
                 expires_ms: a.expires_ms,
                 attempts: 0,

@@ -60,7 +60,7 @@ pub struct OpenView {
     /// Price of all segments.
     pub price: Money,
     /// Already charged.
-    pub captured: bool,
+    pub captured: Money,
     /// A provisional receipt state.
     pub provisional: Option<Final>,
 }

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use super::Engine;
+use super::settle::counts;
 use crate::domain::address::same_number;
-use crate::domain::message::Message;
+use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::Final;
 use crate::flow::habits::IdForm;
 use crate::flow::ingress::UpReceipt;
@@ -20,11 +21,11 @@ impl<S: Store> Engine<S> {
             return;
         };
         match self.find(upstream, &receipt.smsc_id, [&receipt.number, &receipt.other]) {
-            Some((key, form)) => {
+            Some((key, piece, form)) => {
                 if let Some(upstream) = self.gateway.upstream(upstream) {
                     upstream.habits.found(form);
                 }
-                self.confirm(upstream, key, state, receipt.err, now);
+                self.confirm(upstream, key, piece, state, receipt.err, now);
             }
             None => self.park(upstream, receipt, now),
         }
@@ -38,7 +39,7 @@ impl<S: Store> Engine<S> {
         upstream: UpstreamId,
         smsc_id: &[u8],
         numbers: [&[u8]; 2],
-    ) -> Option<(MessageKey, IdForm)> {
+    ) -> Option<(MessageKey, Piece, IdForm)> {
         let lane = self.gateway.upstream(upstream)?;
         let correlation = &self.book.correlation;
         let as_written = correlation.read_as(upstream, smsc_id, IdForm::Same)?;
@@ -47,16 +48,29 @@ impl<S: Store> Engine<S> {
             return None;
         }
         lane.habits.forms().find_map(|form| {
-            let key = correlation.get(correlation.read_as(upstream, smsc_id, form)?)?;
+            let handle = correlation.read_as(upstream, smsc_id, form)?;
+            let key = correlation.get(handle)?;
             let dest = self.book.get(key)?.stub.parts().dest;
             let agrees = numbers.iter().all(|n| n.is_empty()) || numbers.iter().any(|n| same_number(dest, n));
-            agrees.then_some((key, form))
+            agrees.then(|| (key, self.book.piece_of(key, handle), form))
         })
     }
 
-    fn confirm(&mut self, upstream: UpstreamId, key: MessageKey, state: Final, err: u16, now: u64) {
+    fn confirm(
+        &mut self,
+        upstream: UpstreamId,
+        key: MessageKey,
+        piece: Piece,
+        state: Final,
+        err: u16,
+        now: u64,
+    ) {
         if !state.provisional() {
-            self.finish(key, state, err, true, now);
+            self.over(key, piece, state, err, true, now);
+            return;
+        }
+        if !piece.whole() {
+            // A part's provisional state decides nothing: the message's does not change before the part ends.
             return;
         }
         // ACCEPTD and UNKNOWN may be replaced until the receipt timeout; the customer is told at once, and once.
@@ -74,6 +88,7 @@ impl<S: Store> Engine<S> {
             state: state.code(),
             err,
             flags: if wanted { flags::WANTED } else { 0 },
+            piece: Piece::WHOLE,
         };
         if wanted {
             let end = Finished {
@@ -86,7 +101,7 @@ impl<S: Store> Engine<S> {
                 charged: crate::money::Money::ZERO,
                 flags: 0,
             };
-            row.flags |= self.deliver_receipt(&end, &open);
+            row.flags |= self.deliver_receipt(&end, &open, counts(&open, state));
         }
         self.book.mark(&row);
         self.batch.marks.push(row);
@@ -149,7 +164,7 @@ impl<S: Store> Engine<S> {
 
     /// Applies a parked receipt if its message is known now.
     pub(super) fn match_parked(&mut self, row: &Parked, now: u64) {
-        if let (Some((key, form)), Some(state)) = (
+        if let (Some((key, piece, form)), Some(state)) = (
             self.find(row.upstream, &row.smsc_id, [&row.number, &[]]),
             Final::from_code(row.state),
         ) {
@@ -158,7 +173,7 @@ impl<S: Store> Engine<S> {
             }
             self.forget_parked(row.pos);
             self.batch.unparked.push(row.pos);
-            self.confirm(row.upstream, key, state, row.err, now);
+            self.confirm(row.upstream, key, piece, state, row.err, now);
         }
     }
 

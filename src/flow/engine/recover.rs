@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::book::Phase;
-use crate::domain::outcome::ChargeOn;
+use super::settle::counts;
+use crate::domain::outcome::{ChargeOn, Final};
 use crate::flow::account::{AccountState, Accounts};
 use crate::flow::outbox::{OutItem, Payload};
 use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
@@ -55,7 +56,7 @@ impl<S: Store> Engine<S> {
             Record::Mark(e) => {
                 book.mark(e);
                 if let Some(o) = book.get(e.key)
-                    && let Some(state) = o.provisional.filter(|_| e.flags & flags::WANTED != 0)
+                    && let Some(state) = Final::from_code(e.state).filter(|_| e.flags & flags::WANTED != 0)
                 {
                     let end = Finished {
                         pos: e.pos,
@@ -67,13 +68,14 @@ impl<S: Store> Engine<S> {
                         charged: Money::ZERO,
                         flags: e.flags,
                     };
-                    found.receipt(&end, o);
+                    let counts = (1, u8::from(state == Final::Delivered));
+                    found.receipt(&end, o, counts);
                 }
             }
             Record::Finished(e) => {
                 if let Some((open, effect)) = book.finished(e) {
                     found.unhold(Some(open.account), effect.unhold);
-                    found.receipt(e, &open);
+                    found.receipt(e, &open, counts(&open, e.state));
                 }
             }
             Record::Parked(row) => found.parked.push(row),
@@ -183,7 +185,7 @@ impl Found {
 
     /// A receipt that may not have reached the customer: those at or below the watermark are left out later, when all
     /// watermarks are known.
-    fn receipt(&mut self, e: &Finished, open: &super::book::Open) {
+    fn receipt(&mut self, e: &Finished, open: &super::book::Open, counts: (u8, u8)) {
         if e.flags & flags::WANTED == 0 || e.flags & flags::SPILLED != 0 {
             return;
         }
@@ -197,6 +199,7 @@ impl Found {
             err: e.err,
             submitted_ms: open.at_ms,
             done_ms: e.at_ms,
+            counts,
         };
         self.undelivered.push((
             open.account,

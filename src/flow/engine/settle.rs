@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Engine;
-use super::book::{Book, Open, Phase};
-use crate::domain::message::Message;
+use super::book::{Book, Open, Part, PartState, Phase, rolled_up};
+use crate::domain::account::Receipts;
+use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::Final;
 use crate::flow::account::AccountState;
 use crate::flow::ingress::{Admitted, Mailbox, ToCustomer, ToUpstream, UpEvent};
@@ -71,18 +72,23 @@ impl<S: Store> Engine<S> {
         let mut answers = Vec::new();
         for event in events {
             match event {
-                UpEvent::Sent { key, smsc_id } => self.sent(upstream, key, smsc_id, now),
-                UpEvent::LateSent { key, smsc_id } => self.late_sent(upstream, key, smsc_id, now),
-                UpEvent::Failed { key, status } => {
-                    self.finish(key, Final::Rejected, status.min(0xFFFF) as u16, false, now);
+                UpEvent::Sent { key, piece, smsc_id } => self.sent(upstream, key, piece, smsc_id, now),
+                UpEvent::LateSent { key, piece, smsc_id } => {
+                    self.late_sent(upstream, key, piece, smsc_id, now);
                 }
-                UpEvent::Expired(key) => self.finish(key, Final::Expired, 0, false, now),
-                UpEvent::Abandoned(key) => self.finish(key, Final::Undeliverable, 0, false, now),
+                UpEvent::Failed { key, piece, status } => {
+                    let err = status.min(0xFFFF) as u16;
+                    self.over(key, piece, Final::Rejected, err, false, now);
+                }
+                UpEvent::Expired(key, piece) => self.over(key, piece, Final::Expired, 0, false, now),
+                UpEvent::Abandoned(key, piece) => {
+                    self.over(key, piece, Final::Undeliverable, 0, false, now);
+                }
                 UpEvent::Unwritten(message) => self.returned(upstream, message, false, now),
                 UpEvent::Refused(message) => self.returned(upstream, message, true, now),
-                UpEvent::Held(key) => self.mark(upstream, key, MarkKind::Held, now),
+                UpEvent::Held(key, piece) => self.mark(upstream, key, piece, MarkKind::Held, now),
                 UpEvent::Sending(message) => {
-                    self.mark(upstream, message.key, MarkKind::Sending, now);
+                    self.mark(upstream, message.key, message.piece, MarkKind::Sending, now);
                     answers.push(ToUpstream::Write(message));
                 }
                 UpEvent::Receipt(sequence, receipt) => {
@@ -100,13 +106,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn sent(&mut self, upstream: UpstreamId, key: MessageKey, smsc_id: Box<[u8]>, now: u64) {
+    fn sent(&mut self, upstream: UpstreamId, key: MessageKey, piece: Piece, smsc_id: Box<[u8]>, now: u64) {
         let row = Sent {
             pos: self.pos(),
             key,
             upstream,
             at_ms: now,
             smsc_id,
+            piece,
         };
         let Some(account) = self.book.get(key).map(|o| o.account) else {
             // Over already: a receipt came before its response, which the receipt stands for.
@@ -124,16 +131,24 @@ impl<S: Store> Engine<S> {
 
     /// The SMSC had taken it after all. If it waits for its second try, it waits no longer; if that is under way already,
     /// the message is charged once all the same.
-    fn late_sent(&mut self, upstream: UpstreamId, key: MessageKey, smsc_id: Box<[u8]>, now: u64) {
+    fn late_sent(
+        &mut self,
+        upstream: UpstreamId,
+        key: MessageKey,
+        piece: Piece,
+        smsc_id: Box<[u8]>,
+        now: u64,
+    ) {
         let Some(open) = self.book.get(key).filter(|o| o.phase != Phase::Sent) else {
             return;
         };
         if open.phase == Phase::Queued
+            && piece.whole()
             && let Some(lane) = self.gateway.upstream(open.upstream)
         {
             lane.withdraw(&HashSet::from([key]));
         }
-        self.sent(upstream, key, smsc_id, now);
+        self.sent(upstream, key, piece, smsc_id, now);
     }
 
     /// A marked message comes back. It may be taken again only after the mark's end is on record: otherwise a crash could
@@ -142,11 +157,18 @@ impl<S: Store> Engine<S> {
         if self.book.get(message.key).is_none() {
             return;
         }
-        self.mark(upstream, message.key, MarkKind::Requeued, now);
+        self.mark(upstream, message.key, message.piece, MarkKind::Requeued, now);
         self.pending.returned.push((upstream, message, refused));
     }
 
-    pub(super) fn mark(&mut self, upstream: UpstreamId, key: MessageKey, kind: MarkKind, now: u64) {
+    pub(super) fn mark(
+        &mut self,
+        upstream: UpstreamId,
+        key: MessageKey,
+        piece: Piece,
+        kind: MarkKind,
+        now: u64,
+    ) {
         let row = Mark {
             pos: self.pos(),
             key,
@@ -156,6 +178,7 @@ impl<S: Store> Engine<S> {
             state: 0,
             err: 0,
             flags: 0,
+            piece,
         };
         if self.book.get(key).is_some() {
             self.book.mark(&row);
@@ -163,8 +186,105 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// A message or a part of one is over. The message is when all its parts are.
+    pub(super) fn over(
+        &mut self,
+        key: MessageKey,
+        piece: Piece,
+        state: Final,
+        err: u16,
+        taken: bool,
+        now: u64,
+    ) {
+        if piece.whole() {
+            return self.finish(key, state, err, taken, now);
+        }
+        let Some(open) = self.book.get(key) else { return };
+        let done = open.parts.as_deref().and_then(|parts| {
+            let part = parts.get(usize::from(piece.part.checked_sub(1)?))?;
+            matches!(part.state, PartState::Over(..)).then_some(())
+        });
+        if done.is_some() {
+            return;
+        }
+        let each = self
+            .gateway
+            .accounts()
+            .get(open.account)
+            .is_some_and(|a| a.spec().receipts == Receipts::Each);
+        let wanted = each && open.wants.covers(state);
+        let open = open.clone();
+        let mut row = Mark {
+            pos: self.pos(),
+            key,
+            kind: MarkKind::PartOver,
+            at_ms: now,
+            upstream: open.upstream,
+            state: state.code(),
+            err,
+            flags: if wanted { flags::WANTED } else { 0 } | if taken { flags::TAKEN } else { 0 },
+            piece,
+        };
+        if wanted {
+            let end = Finished {
+                pos: row.pos,
+                key,
+                account: open.account,
+                state,
+                err,
+                at_ms: now,
+                charged: crate::money::Money::ZERO,
+                flags: 0,
+            };
+            let counts = (1, u8::from(state == Final::Delivered));
+            row.flags |= self.deliver_receipt(&end, &open, counts);
+        }
+        self.book.mark(&row);
+        self.batch.marks.push(row);
+        let ended = self
+            .book
+            .get(key)
+            .and_then(|o| o.parts.as_deref())
+            .and_then(rolled_up);
+        if let Some((state, err)) = ended {
+            self.finish_parts(key, state, err, each, now);
+        }
+    }
+
+    /// Every part that is still open is over in the same way.
+    pub(super) fn parts_over(
+        &mut self,
+        key: MessageKey,
+        which: impl Fn(PartState) -> bool,
+        state: Final,
+        now: u64,
+    ) {
+        let parts: Vec<Part> = self
+            .book
+            .get(key)
+            .and_then(|o| o.parts.as_deref())
+            .unwrap_or(&[])
+            .to_vec();
+        for (at, part) in parts.iter().enumerate().filter(|(_, p)| which(p.state)) {
+            let piece = Piece {
+                of: parts.len() as u8,
+                part: at as u8 + 1,
+            };
+            self.over(key, piece, state, 0, part.taken(), now);
+        }
+    }
+
     /// Ends a message: money, the event, and the receipt the customer asked for. Nothing if it is not open.
     pub(super) fn finish(&mut self, key: MessageKey, state: Final, err: u16, taken: bool, now: u64) {
+        self.end(key, state, err, taken, true, now);
+    }
+
+    /// The last part is over; `told`: the customer has had a receipt for each.
+    fn finish_parts(&mut self, key: MessageKey, state: Final, err: u16, told: bool, now: u64) {
+        self.end(key, state, err, true, !told, now);
+    }
+
+    fn end(&mut self, key: MessageKey, state: Final, err: u16, taken: bool, tell: bool, now: u64) {
         let Some(open) = self.book.get(key) else {
             return;
         };
@@ -172,7 +292,7 @@ impl<S: Store> Engine<S> {
         let charged = Book::cost(open, state, taken);
         // The customer has already heard of this provisional state.
         let told = open.provisional == Some(state);
-        let wanted = open.wants.covers(state) && !told;
+        let wanted = open.wants.covers(state) && !told && tell;
         let mut row = Finished {
             pos: self.pos(),
             key,
@@ -188,7 +308,7 @@ impl<S: Store> Engine<S> {
         };
         self.effect(open.account, effect);
         if wanted {
-            row.flags |= self.deliver_receipt(&row, &open);
+            row.flags |= self.deliver_receipt(&row, &open, counts(&open, state));
         }
         self.gateway.totals.finished.fetch_add(1, Ordering::Relaxed);
         self.gateway.metrics.finished(usize::from(state.code()));
@@ -200,7 +320,8 @@ impl<S: Store> Engine<S> {
     }
 
     /// Queues a receipt for the customer; [`flags::SPILLED`] if it goes to the store.
-    pub(super) fn deliver_receipt(&mut self, row: &Finished, open: &Open) -> u8 {
+    /// `counts`: parts submitted and delivered.
+    pub(super) fn deliver_receipt(&mut self, row: &Finished, open: &Open, counts: (u8, u8)) -> u8 {
         let item = OutItem {
             pos: row.pos,
             at_ms: row.at_ms,
@@ -213,6 +334,7 @@ impl<S: Store> Engine<S> {
                 err: row.err,
                 submitted_ms: open.at_ms,
                 done_ms: row.at_ms,
+                counts,
             },
         };
         self.deliver(open.account, item)
@@ -231,6 +353,17 @@ impl<S: Store> Engine<S> {
         self.batch.outbox_put.push(item.row(account, false));
         owner.outbox.spilled(1);
         flags::SPILLED
+    }
+}
+
+/// Parts submitted and delivered, for a receipt's text.
+pub(super) fn counts(open: &Open, state: Final) -> (u8, u8) {
+    match open.parts.as_deref() {
+        None => (1, u8::from(state == Final::Delivered)),
+        Some(parts) => {
+            let delivered = |p: &&Part| matches!(p.state, PartState::Over(Final::Delivered, ..));
+            (parts.len() as u8, parts.iter().filter(delivered).count() as u8)
+        }
     }
 }
 

@@ -171,6 +171,7 @@ fn account(n: usize) -> Account {
         state: Standing::Active,
         credit_limit: Money::ZERO,
         created_ms: 0,
+        ..Account::default()
     }
 }
 
@@ -330,7 +331,11 @@ impl World {
         let upstream = Arc::clone(&self.gateway.upstreams[n]);
         let max = 1 + self.random.below(8);
         let taken = upstream.take(0, max, now());
-        let mut events: Vec<UpEvent> = taken.expired.into_iter().map(UpEvent::Expired).collect();
+        let mut events: Vec<UpEvent> = taken
+            .expired
+            .into_iter()
+            .map(|(key, piece)| UpEvent::Expired(key, piece))
+            .collect();
         if upstream.marks_before_sending() {
             events.extend(taken.out.into_iter().map(UpEvent::Sending));
         } else {
@@ -351,6 +356,7 @@ impl World {
         let events = match what {
             0 => vec![UpEvent::Failed {
                 key: message.key,
+                piece: message.piece,
                 status: 0x0B,
             }],
             1 => {
@@ -362,7 +368,7 @@ impl World {
                 }
             }
             2 => {
-                let key = message.key;
+                let (key, piece) = (message.key, message.piece);
                 let mut events = Vec::new();
                 match upstream.unanswered(message) {
                     Ok(again) => upstream.unsent(std::iter::once(again)),
@@ -373,7 +379,7 @@ impl World {
                     let smsc_id: Box<[u8]> = self.next_smsc_id.to_string().into_bytes().into();
                     self.next_smsc_id += 1;
                     self.taken[n].push(smsc_id.clone());
-                    events.push(UpEvent::LateSent { key, smsc_id });
+                    events.push(UpEvent::LateSent { key, piece, smsc_id });
                 }
                 events
             }
@@ -391,6 +397,7 @@ impl World {
                 self.taken[n].push(smsc_id.clone());
                 vec![UpEvent::Sent {
                     key: message.key,
+                    piece: message.piece,
                     smsc_id,
                 }]
             }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Engine;
-use super::book::Phase;
+use super::book::{Open, PartState, Phase};
+use crate::domain::message::Piece;
 use crate::domain::outcome::Final;
 use crate::flow::Policy;
-use crate::flow::lane::{Outgoing, Rerouted, UnknownOutcome};
+use crate::flow::lane::{Outgoing, PartSet, Rerouted, UnknownOutcome};
 use crate::ids::{MessageKey, UpstreamId};
 use crate::store::{MarkKind, Progress, Store, StoreError};
 
@@ -69,7 +70,7 @@ impl<S: Store> Engine<S> {
                     if let Some(upstream) = self.gateway.upstream(open.upstream) {
                         upstream.forget_stored(1);
                     }
-                    self.finish(key, Final::Expired, 0, false, now);
+                    self.expired(key, now);
                 }
                 Phase::Queued if open.expires_ms <= now => {
                     unsent.entry(open.upstream).or_default().insert(key);
@@ -77,7 +78,11 @@ impl<S: Store> Engine<S> {
                 Phase::Sent | Phase::Held if open.step_ms.max(open.at_ms) + timeout <= now => {
                     let state = open.provisional.unwrap_or(Final::Unknown);
                     let (err, taken) = (open.provisional_err, open.phase == Phase::Sent);
-                    self.finish(key, state, err, taken, now);
+                    if open.parts.is_some() {
+                        self.parts_over(key, |s| !matches!(s, PartState::Over(..)), state, now);
+                    } else {
+                        self.finish(key, state, err, taken, now);
+                    }
                 }
                 _ => {}
             }
@@ -90,17 +95,32 @@ impl<S: Store> Engine<S> {
     /// Only what its lane still has is expired. What a bind has taken may be at the SMSC already: its answer decides, or
     /// the message comes back to the lane.
     fn expire_unsent(&mut self, upstream: UpstreamId, mut keys: HashSet<MessageKey>, now: u64) {
-        let mut ended: Vec<MessageKey> = match self.gateway.upstream(upstream) {
+        let mut ended = match self.gateway.upstream(upstream) {
             Some(u) => u.withdraw(&keys),
-            None => keys.iter().copied().collect(),
+            None => keys.iter().map(|k| (*k, Piece::WHOLE)).collect(),
         };
         ended.sort_unstable();
-        for key in ended {
+        for (key, piece) in ended {
             keys.remove(&key);
-            self.finish(key, Final::Expired, 0, false, now);
+            if piece.whole() {
+                self.expired(key, now);
+            } else {
+                self.over(key, piece, Final::Expired, 0, false, now);
+                // Other parts may be in a bind's hands.
+                self.watch(key, now + AGAIN_MS, now);
+            }
         }
         for key in keys {
             self.watch(key, now + AGAIN_MS, now);
+        }
+    }
+
+    /// What waits of a message is expired: all of it, or the parts that have not gone.
+    fn expired(&mut self, key: MessageKey, now: u64) {
+        if self.book.get(key).is_some_and(|o| o.parts.is_some()) {
+            self.parts_over(key, |s| s == PartState::Waiting, Final::Expired, now);
+        } else {
+            self.finish(key, Final::Expired, 0, false, now);
         }
     }
 
@@ -215,8 +235,12 @@ impl<S: Store> Engine<S> {
         self.expired_ms = now;
         let before = now.saturating_sub(g.policy.load().receipt_keep_ms);
         let gone = self.store.expire_outbox(before)?;
-        if gone > 0 {
-            g.metrics.outbox_expired.increment(gone as u64);
+        g.metrics.outbox_expired.increment(gone.len() as u64);
+        let accounts = g.accounts();
+        for (id, parked) in gone {
+            if let Some(account) = accounts.get(id).filter(|_| !parked) {
+                account.outbox.gone(1);
+            }
         }
         Ok(())
     }
@@ -288,6 +312,8 @@ impl<S: Store> Engine<S> {
                 if let Some(open) = book.get(key) {
                     loaded.push(Outgoing {
                         key,
+                        piece: Piece::WHOLE,
+                        out: parts_out(open),
                         at_ms: open.at_ms,
                         expires_ms: open.expires_ms,
                         attempts: 0,
@@ -345,8 +371,11 @@ impl<S: Store> Engine<S> {
         for (key, upstream) in messages {
             let policy = self.gateway.upstream(upstream).map(|u| u.options.unknown_outcome);
             match policy {
+                Some(UnknownOutcome::Fail) if self.book.get(key).is_some_and(|o| o.parts.is_some()) => {
+                    self.parts_over(key, |s| s == PartState::Waiting, Final::Undeliverable, now);
+                }
                 Some(UnknownOutcome::Fail) => self.finish(key, Final::Undeliverable, 0, false, now),
-                Some(UnknownOutcome::Hold) => self.mark(upstream, key, MarkKind::Held, now),
+                Some(UnknownOutcome::Hold) => self.mark(upstream, key, Piece::WHOLE, MarkKind::Held, now),
                 Some(UnknownOutcome::Resend) | None => {
                     // The policy was changed to resend while the process was down, or the upstream is gone from the config.
                     self.book.requeued(key);
@@ -364,4 +393,18 @@ impl<S: Store> Engine<S> {
             }
         }
     }
+}
+
+/// The parts of a message that need not be sent again.
+fn parts_out(open: &Open) -> Option<Box<PartSet>> {
+    let parts = open.parts.as_deref()?;
+    let mut set = PartSet::default();
+    for (at, _) in parts
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| p.state != PartState::Waiting)
+    {
+        set.insert(at as u8 + 1);
+    }
+    Some(Box::new(set))
 }

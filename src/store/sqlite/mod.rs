@@ -286,7 +286,7 @@ impl Store for SqliteStore {
         recover::load_outbox(&self.conn, account, after, max)
     }
 
-    fn expire_outbox(&mut self, before_ms: u64) -> Result<usize, StoreError> {
+    fn expire_outbox(&mut self, before_ms: u64) -> Result<Vec<(AccountId, bool)>, StoreError> {
         let (next, gone) =
             recover::expire_outbox(&self.conn, self.outbox_cursor, before_ms).map_err(|e| self.fault(e))?;
         self.outbox_cursor = next;

@@ -200,9 +200,9 @@ pub fn check_now(conn: &Connection, path: &Path) -> Result<(), OpenError> {
         what,
     };
     let tables: i64 = conn
-        .query_row("SELECT count(*) FROM sqlite_schema WHERE name IN ('node','account','wallet','ledger','segment','carried','outbox','parked')", [], |r| r.get(0))
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE name IN ('node','account','wallet','ledger','segment','carried','carried_sent','carried_mark','outbox','parked')", [], |r| r.get(0))
         .map_err(|e| damaged(path, &e))?;
-    if tables != 8 {
+    if tables != 10 {
         return Err(fail("tables are missing".into()));
     }
     let wrong = wallets_off(conn).map_err(|e| damaged(path, &e))?;

@@ -175,8 +175,8 @@ impl Reader {
             sent: None,
             end: None,
         };
-        if table == "carried" && r.get::<_, i64>(9).map_err(fault)? != 0 {
-            found.sent = Some(sent(&recover::sent(r, [9, 0, 10, 11, 12]).map_err(fault)?));
+        if table == "carried" {
+            found.sent = self.last_sent(key, "carried_sent").map_err(fault)?;
         }
         self.events(key, &mut found).map_err(fault)?;
         Ok(Some(found))
@@ -185,15 +185,8 @@ impl Reader {
     /// The journals have no index by key: a bounded scan of the unsealed segments.
     fn events(&self, key: MessageKey, found: &mut Stored) -> rusqlite::Result<()> {
         for n in recover::journals(&self.conn)? {
-            let row = self
-                .conn
-                .prepare(&format!(
-                    "SELECT * FROM sent_{n} WHERE key = ?1 ORDER BY pos DESC LIMIT 1"
-                ))?
-                .query_row([key.0 as i64], |r| recover::sent(r, [0, 1, 2, 3, 4]))
-                .optional()?;
-            if let Some(row) = row {
-                found.sent = Some(sent(&row));
+            if let Some(row) = self.last_sent(key, &format!("sent_{n}"))? {
+                found.sent = Some(row);
             }
             let row = self
                 .conn
@@ -209,6 +202,17 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    fn last_sent(&self, key: MessageKey, table: &str) -> rusqlite::Result<Option<(UpstreamId, u64, String)>> {
+        let row = self
+            .conn
+            .prepare(&format!(
+                "SELECT * FROM {table} WHERE key = ?1 ORDER BY pos DESC LIMIT 1"
+            ))?
+            .query_row([key.0 as i64], recover::sent)
+            .optional()?;
+        Ok(row.as_ref().map(sent))
     }
 
     fn in_sealed(&self, key: MessageKey, n: i64) -> rusqlite::Result<Option<Stored>> {
@@ -352,19 +356,21 @@ impl Reader {
         }
         add("SELECT account, SUM(count), SUM(charged) FROM segment_total
              WHERE segment NOT IN (SELECT number FROM segment) GROUP BY account")?;
-        // Messages still in a journal or carried: what their events have charged. A key may stand in both while a segment
-        // is being sealed, hence the UNION.
+        // Messages still in a journal or carried: what their events have charged. A message sent in parts is charged for each
+        // part that was taken. A key may stand in both while a segment is being sealed, hence the UNION.
         let accepted = union("accepted", "key, account, price, terms");
         let finals = union("final", "key, charged");
-        let sent = union("sent", "key");
+        let sent = union("sent", "key, part");
         add(&format!(
             "WITH a AS (SELECT key, account, price, terms FROM carried UNION {accepted}),
                   f AS (SELECT key, charged FROM ({finals}) GROUP BY key),
-                  s AS (SELECT DISTINCT key FROM ({sent}) UNION SELECT key FROM carried WHERE sent_pos > 0)
+                  s AS (SELECT key, COUNT(DISTINCT part) AS parts, MIN(part) AS first, MAX(part) >> 8 AS total FROM
+                          ({sent} UNION ALL SELECT key, part FROM carried_sent) GROUP BY key)
              SELECT a.account, COUNT(*), SUM(CASE
                  WHEN f.key IS NOT NULL THEN f.charged
                  WHEN a.terms & 3 = 0 THEN a.price
-                 WHEN a.terms & 3 = 1 AND s.key IS NOT NULL THEN a.price
+                 WHEN a.terms & 3 = 1 AND s.first = 0 THEN a.price
+                 WHEN a.terms & 3 = 1 AND s.key IS NOT NULL THEN a.price * s.parts / s.total
                  ELSE 0 END)
              FROM a LEFT JOIN f ON f.key = a.key LEFT JOIN s ON s.key = a.key
              GROUP BY a.account"

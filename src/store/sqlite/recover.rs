@@ -3,8 +3,8 @@
 use rusqlite::{Connection, Row};
 
 use super::{StoreError, fault};
-use crate::domain::account::{Account, AccountState, BindAllowed};
-use crate::domain::message::Message;
+use crate::domain::account::{Account, AccountState, Alphabet, BindAllowed, DeliverAs, Receipts};
+use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
 use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
@@ -102,47 +102,64 @@ fn carried(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
         .map_err(fault)?;
     let mut rows = stmt.query([]).map_err(fault)?;
     while let Some(r) = rows.next().map_err(fault)? {
-        let row = accepted(r)?;
-        let id = row.key;
-        out(Record::Accepted(&row));
-        let sent_pos = pos(r, 9).map_err(fault)?;
-        if sent_pos.0 != 0 {
-            out(Record::Sent(&sent(r, [9, 0, 10, 11, 12]).map_err(fault)?));
-        }
-        if pos(r, 13).map_err(fault)?.0 != 0 {
-            let kind =
-                MarkKind::from_code(r.get(14).map_err(fault)?).ok_or_else(|| damaged("carried", id))?;
-            out(Record::Mark(
-                &mark(r, kind, [13, 0, 18, 15, 16, 17]).map_err(fault)?,
-            ));
-        }
+        out(Record::Accepted(&accepted(r)?));
+    }
+    sents(conn, "carried_sent", out)?;
+    marks(conn, "carried_mark", out)
+}
+
+/// A row of a `sent_N` table or of `carried_sent`.
+pub(super) fn sent(r: &Row<'_>) -> rusqlite::Result<Sent> {
+    Ok(Sent {
+        pos: pos(r, 0)?,
+        key: key(r, 1)?,
+        upstream: UpstreamId(r.get(2)?),
+        at_ms: ms(r, 3)?,
+        smsc_id: r.get_ref(4)?.as_blob()?.into(),
+        piece: Piece::from_code(r.get(5)?),
+    })
+}
+
+/// A row of a `mark_N` table or of `carried_mark`; `None` for a kind this release does not know.
+fn mark(r: &Row<'_>) -> rusqlite::Result<Option<Mark>> {
+    let Some(kind) = MarkKind::from_code(r.get(2)?) else {
+        return Ok(None);
+    };
+    Ok(Some(Mark {
+        pos: pos(r, 0)?,
+        key: key(r, 1)?,
+        kind,
+        at_ms: ms(r, 3)?,
+        upstream: UpstreamId(r.get(4)?),
+        state: r.get(5)?,
+        err: r.get(6)?,
+        flags: r.get(7)?,
+        piece: Piece::from_code(r.get(8)?),
+    }))
+}
+
+fn sents(conn: &Connection, table: &str, out: Out<'_>) -> Result<(), StoreError> {
+    let mut stmt = conn
+        .prepare(&format!("SELECT * FROM {table} ORDER BY pos"))
+        .map_err(fault)?;
+    let mut rows = stmt.query([]).map_err(fault)?;
+    while let Some(r) = rows.next().map_err(fault)? {
+        out(Record::Sent(&sent(r).map_err(fault)?));
     }
     Ok(())
 }
 
-/// Columns: pos, key, upstream, at, smsc_id.
-pub(super) fn sent(r: &Row<'_>, c: [usize; 5]) -> rusqlite::Result<Sent> {
-    Ok(Sent {
-        pos: pos(r, c[0])?,
-        key: key(r, c[1])?,
-        upstream: UpstreamId(r.get(c[2])?),
-        at_ms: ms(r, c[3])?,
-        smsc_id: r.get_ref(c[4])?.as_blob()?.into(),
-    })
-}
-
-/// Columns: pos, key, at, upstream, state, err.
-fn mark(r: &Row<'_>, kind: MarkKind, c: [usize; 6]) -> rusqlite::Result<Mark> {
-    Ok(Mark {
-        pos: pos(r, c[0])?,
-        key: key(r, c[1])?,
-        kind,
-        at_ms: ms(r, c[2])?,
-        upstream: UpstreamId(r.get(c[3])?),
-        state: r.get(c[4])?,
-        err: r.get(c[5])?,
-        flags: 0,
-    })
+fn marks(conn: &Connection, table: &str, out: Out<'_>) -> Result<(), StoreError> {
+    let mut stmt = conn
+        .prepare(&format!("SELECT * FROM {table} ORDER BY pos"))
+        .map_err(fault)?;
+    let mut rows = stmt.query([]).map_err(fault)?;
+    while let Some(r) = rows.next().map_err(fault)? {
+        let id = key(r, 1).map_err(fault)?;
+        let row = mark(r).map_err(fault)?.ok_or_else(|| damaged("mark", id))?;
+        out(Record::Mark(&row));
+    }
+    Ok(())
 }
 
 /// A row of a `final_N` table; `None` for a state this release does not know.
@@ -170,24 +187,8 @@ fn journal(conn: &Connection, n: i64, out: Out<'_>) -> Result<(), StoreError> {
     while let Some(r) = rows.next().map_err(fault)? {
         out(Record::Accepted(&accepted(r)?));
     }
-    let mut stmt = conn
-        .prepare(&format!("SELECT * FROM sent_{n} ORDER BY pos"))
-        .map_err(fault)?;
-    let mut rows = stmt.query([]).map_err(fault)?;
-    while let Some(r) = rows.next().map_err(fault)? {
-        out(Record::Sent(&sent(r, [0, 1, 2, 3, 4]).map_err(fault)?));
-    }
-    let mut stmt = conn
-        .prepare(&format!("SELECT * FROM mark_{n} ORDER BY pos"))
-        .map_err(fault)?;
-    let mut rows = stmt.query([]).map_err(fault)?;
-    while let Some(r) = rows.next().map_err(fault)? {
-        let id = key(r, 1).map_err(fault)?;
-        let kind = MarkKind::from_code(r.get(2).map_err(fault)?).ok_or_else(|| damaged("mark", id))?;
-        let mut row = mark(r, kind, [0, 1, 3, 4, 5, 6]).map_err(fault)?;
-        row.flags = r.get(7).map_err(fault)?;
-        out(Record::Mark(&row));
-    }
+    sents(conn, &format!("sent_{n}"), out)?;
+    marks(conn, &format!("mark_{n}"), out)?;
     let mut stmt = conn
         .prepare(&format!("SELECT * FROM final_{n} ORDER BY pos"))
         .map_err(fault)?;
@@ -254,6 +255,13 @@ fn account(r: &Row<'_>) -> rusqlite::Result<Account> {
         },
         credit_limit: Money(r.get(12)?),
         created_ms: ms(r, 13)?,
+        deliver_as: DeliverAs::from_code(r.get(14)?),
+        receipts: Receipts::from_code(r.get(15)?),
+        alphabet: Alphabet::from_code(r.get(16)?),
+        transliterate: r.get(17)?,
+        outbind: r.get(18)?,
+        outbind_password: r.get(19)?,
+        certificates: list(r.get(20)?),
     })
 }
 
@@ -329,35 +337,38 @@ pub(super) fn load_outbox(
 /// Rows of stored outboxes looked at in one slice.
 const EXPIRE_SLICE: usize = 2_000;
 
-/// Deletes old rows behind `cursor` (account, position); where to go on, and how many went.
+/// Deletes old rows behind `cursor` (account, position); where to go on, and whose went (`true`: a parked one).
 pub(super) fn expire_outbox(
     conn: &Connection,
     cursor: (i64, i64),
     before_ms: u64,
-) -> rusqlite::Result<((i64, i64), usize)> {
-    let rows: Vec<(i64, i64, i64)> = conn
+) -> rusqlite::Result<((i64, i64), Vec<(AccountId, bool)>)> {
+    let rows: Vec<(u32, i64, i64, bool)> = conn
         .prepare_cached(
-            "SELECT account, pos, at FROM outbox WHERE (account, pos) > (?1, ?2) ORDER BY account, pos LIMIT ?3",
+            "SELECT account, pos, at, parked FROM outbox WHERE (account, pos) > (?1, ?2) ORDER BY account, pos LIMIT ?3",
         )?
         .query_map((cursor.0, cursor.1, EXPIRE_SLICE as i64), |r| {
-            Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
     let old: Vec<_> = rows
         .iter()
-        .filter(|(_, _, at)| (*at as u64) < before_ms)
+        .filter(|(_, _, at, _)| (*at as u64) < before_ms)
         .collect();
     if !old.is_empty() {
         let tx = conn.unchecked_transaction()?;
-        for (account, pos, _) in &old {
+        for (account, pos, ..) in &old {
             tx.prepare_cached("DELETE FROM outbox WHERE account = ?1 AND pos = ?2")?
                 .execute((account, pos))?;
         }
         tx.commit()?;
     }
     let next = match rows.last() {
-        Some((account, pos, _)) if rows.len() == EXPIRE_SLICE => (*account, *pos),
+        Some((account, pos, ..)) if rows.len() == EXPIRE_SLICE => (i64::from(*account), *pos),
         _ => (-1, 0),
     };
-    Ok((next, old.len()))
+    let gone = old
+        .iter()
+        .map(|(account, _, _, parked)| (AccountId(*account), *parked));
+    Ok((next, gone.collect()))
 }

@@ -5,8 +5,19 @@ use rusqlite::Connection;
 /// `PRAGMA application_id`: "SMSC". A file with another id is somebody else's and is left untouched.
 pub const APPLICATION_ID: i32 = 0x534D_5343;
 
+/// One step of the schema.
+#[derive(Clone, Copy)]
+pub enum Migration {
+    /// Statements.
+    Sql(&'static str),
+    /// Statements, and then the same for every journal that is not sealed.
+    Journals(&'static str, fn(i64) -> String),
+}
+
 /// Schema changes in order; `PRAGMA user_version` counts those applied. Never edit one that has shipped: append.
-pub const MIGRATIONS: &[&str] = &[r"
+pub const MIGRATIONS: &[Migration] = &[Migration::Sql(V1), Migration::Journals(V2, v2_journal)];
+
+const V1: &str = r"
 CREATE TABLE node(
   shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, batch INTEGER NOT NULL, next_pos INTEGER NOT NULL,
   running INTEGER NOT NULL);
@@ -19,8 +30,7 @@ CREATE TABLE account(
 CREATE TABLE upstream(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 -- balance = base + what the ledger rows after base_entry add up to; checked at every unclean start
 CREATE TABLE wallet(
-  account INTEGER PRIMARY KEY, balance INTEGER NOT NULL CHECK(typeof(balance) = 'integer'), base INTEGER NOT NULL,
-  base_entry INTEGER NOT NULL);
+  account INTEGER PRIMARY KEY, balance INTEGER NOT NULL, base INTEGER NOT NULL, base_entry INTEGER NOT NULL);
 CREATE TABLE ledger(
   entry INTEGER PRIMARY KEY, at INTEGER NOT NULL, account INTEGER NOT NULL, debit TEXT NOT NULL, credit TEXT NOT NULL,
   amount INTEGER NOT NULL CHECK(amount >= 0), count INTEGER NOT NULL, reason TEXT NOT NULL, reference TEXT NOT NULL);
@@ -36,7 +46,7 @@ CREATE TABLE outbox(
   parked INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY(account, pos)) WITHOUT ROWID;
 -- state: 0 live, 1 full (waits to be sealed), 2 sealed
 CREATE TABLE segment(
-  number INTEGER PRIMARY KEY, state INTEGER NOT NULL, last_pos INTEGER NOT NULL,
+  number INTEGER PRIMARY KEY, state INTEGER NOT NULL, opened_at INTEGER NOT NULL, last_pos INTEGER NOT NULL,
   rows INTEGER NOT NULL, cursor INTEGER NOT NULL, newest INTEGER NOT NULL);
 -- what each account's messages of a sealed segment cost: stays when retention drops the segment, so that the ledger still
 -- reconciles with the messages
@@ -51,7 +61,50 @@ CREATE TABLE carried(
   sent_pos INTEGER NOT NULL, sent_upstream INTEGER NOT NULL, sent_at INTEGER NOT NULL, smsc_id BLOB NOT NULL,
   mark_pos INTEGER NOT NULL, mark_kind INTEGER NOT NULL, mark_upstream INTEGER NOT NULL, mark_state INTEGER NOT NULL,
   mark_err INTEGER NOT NULL, mark_at INTEGER NOT NULL);
-"];
+";
+
+/// Steps of carried messages in tables of their own, since a message sent in parts has several; what accounts can choose;
+/// balances that are integers whatever is added to them.
+const V2: &str = r"
+CREATE TABLE wallet_2(
+  account INTEGER PRIMARY KEY, balance INTEGER NOT NULL CHECK(typeof(balance) = 'integer'), base INTEGER NOT NULL,
+  base_entry INTEGER NOT NULL);
+INSERT INTO wallet_2 SELECT account, balance, base, base_entry FROM wallet;
+DROP TABLE wallet;
+ALTER TABLE wallet_2 RENAME TO wallet;
+ALTER TABLE segment DROP COLUMN opened_at;
+ALTER TABLE account ADD COLUMN deliver_as INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN receipts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN alphabet INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN transliterate INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN outbind TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN outbind_password TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN certificates TEXT NOT NULL DEFAULT '';
+CREATE TABLE carried_sent(
+  pos INTEGER NOT NULL, key INTEGER NOT NULL, upstream INTEGER NOT NULL, at INTEGER NOT NULL, smsc_id BLOB NOT NULL,
+  part INTEGER NOT NULL, PRIMARY KEY(key, pos)) WITHOUT ROWID;
+CREATE TABLE carried_mark(
+  pos INTEGER NOT NULL, key INTEGER NOT NULL, kind INTEGER NOT NULL, at INTEGER NOT NULL, upstream INTEGER NOT NULL,
+  state INTEGER NOT NULL, err INTEGER NOT NULL, flags INTEGER NOT NULL, part INTEGER NOT NULL,
+  PRIMARY KEY(key, pos)) WITHOUT ROWID;
+INSERT INTO carried_sent SELECT sent_pos, key, sent_upstream, sent_at, smsc_id, 0 FROM carried WHERE sent_pos > 0;
+INSERT INTO carried_mark SELECT mark_pos, key, mark_kind, mark_at, mark_upstream, mark_state, mark_err, 0, 0
+  FROM carried WHERE mark_pos > 0;
+CREATE TABLE carried_2(
+  key INTEGER PRIMARY KEY, account INTEGER NOT NULL, at INTEGER NOT NULL, expires INTEGER NOT NULL,
+  price INTEGER NOT NULL, tariff INTEGER NOT NULL, terms INTEGER NOT NULL, segments INTEGER NOT NULL,
+  message BLOB NOT NULL);
+INSERT INTO carried_2 SELECT key, account, at, expires, price, tariff, terms, segments, message FROM carried;
+DROP TABLE carried;
+ALTER TABLE carried_2 RENAME TO carried;
+";
+
+fn v2_journal(segment: i64) -> String {
+    format!(
+        "ALTER TABLE sent_{segment} ADD COLUMN part INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE mark_{segment} ADD COLUMN part INTEGER NOT NULL DEFAULT 0;"
+    )
+}
 
 /// The journal tables of one segment: append-only, no secondary index.
 pub fn journal_tables(segment: i64) -> String {
@@ -61,10 +114,11 @@ pub fn journal_tables(segment: i64) -> String {
   price INTEGER NOT NULL, tariff INTEGER NOT NULL, terms INTEGER NOT NULL, segments INTEGER NOT NULL,
   message BLOB NOT NULL);
 CREATE TABLE sent_{segment}(
-  pos INTEGER PRIMARY KEY, key INTEGER NOT NULL, upstream INTEGER NOT NULL, at INTEGER NOT NULL, smsc_id BLOB NOT NULL);
+  pos INTEGER PRIMARY KEY, key INTEGER NOT NULL, upstream INTEGER NOT NULL, at INTEGER NOT NULL, smsc_id BLOB NOT NULL,
+  part INTEGER NOT NULL);
 CREATE TABLE mark_{segment}(
   pos INTEGER PRIMARY KEY, key INTEGER NOT NULL, kind INTEGER NOT NULL, at INTEGER NOT NULL, upstream INTEGER NOT NULL,
-  state INTEGER NOT NULL, err INTEGER NOT NULL, flags INTEGER NOT NULL);
+  state INTEGER NOT NULL, err INTEGER NOT NULL, flags INTEGER NOT NULL, part INTEGER NOT NULL);
 CREATE TABLE final_{segment}(
   pos INTEGER PRIMARY KEY, key INTEGER NOT NULL, account INTEGER NOT NULL, state INTEGER NOT NULL, err INTEGER NOT NULL,
   at INTEGER NOT NULL, charged INTEGER NOT NULL, flags INTEGER NOT NULL);"
@@ -108,8 +162,20 @@ pub fn migrate(conn: &mut Connection) -> rusqlite::Result<bool> {
     }
     let tx = conn.transaction()?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    for sql in missing {
-        tx.execute_batch(sql)?;
+    for step in missing {
+        match step {
+            Migration::Sql(sql) => tx.execute_batch(sql)?,
+            Migration::Journals(sql, journal) => {
+                tx.execute_batch(sql)?;
+                let open: Vec<i64> = tx
+                    .prepare("SELECT number FROM segment WHERE state < 2")?
+                    .query_map([], |r| r.get(0))?
+                    .collect::<rusqlite::Result<_>>()?;
+                for segment in open {
+                    tx.execute_batch(&journal(segment))?;
+                }
+            }
+        }
     }
     tx.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     tx.commit()?;

@@ -21,10 +21,11 @@ pub(super) struct Sealing {
     number: i64,
     /// (key, position of its final row), by key.
     finals: Vec<(MessageKey, Pos)>,
-    /// Latest `sent` row of each message.
+    /// Latest `sent` row of each message that ended here.
     sent: HashMap<u64, u64>,
-    /// Latest mark of messages that did not end here.
-    marks: HashMap<u64, u64>,
+    /// Steps of messages that did not.
+    open_sent: Vec<u64>,
+    open_marks: Vec<u64>,
     /// Messages closed so far and what they cost, by account.
     totals: HashMap<u32, (i64, i64)>,
     /// Messages closed so far that had been carried here from an earlier segment.
@@ -115,20 +116,26 @@ fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
         .map(|(k, p)| (MessageKey(k), Pos(p)))
         .collect();
     finals.sort_unstable();
-    let sent = pairs(format!("SELECT key, pos FROM sent_{number} ORDER BY pos"))?
-        .into_iter()
-        .collect();
-    let mut marks: HashMap<u64, u64> = pairs(format!("SELECT key, pos FROM mark_{number} ORDER BY pos"))?
-        .into_iter()
-        .collect();
-    for (key, _) in &finals {
-        marks.remove(&key.0);
+    let ended = |key: u64| finals.binary_search_by_key(&key, |(k, _)| k.0).is_ok();
+    let (mut sent, mut open_sent) = (HashMap::new(), Vec::new());
+    for (key, pos) in pairs(format!("SELECT key, pos FROM sent_{number} ORDER BY pos"))? {
+        if ended(key) {
+            sent.insert(key, pos);
+        } else {
+            open_sent.push(pos);
+        }
     }
+    let open_marks = pairs(format!("SELECT key, pos FROM mark_{number}"))?
+        .into_iter()
+        .filter(|(key, _)| !ended(*key))
+        .map(|(_, pos)| pos)
+        .collect();
     Ok(Sealing {
         number,
         finals,
         sent,
-        marks,
+        open_sent,
+        open_marks,
         totals: HashMap::new(),
         were_carried: Vec::new(),
         newest: 0,
@@ -220,7 +227,7 @@ fn origin(
     key: MessageKey,
 ) -> Result<Option<(crate::store::Accepted, SentInfo, bool)>, StoreError> {
     let n = job.number;
-    let mut from_carried: Option<SentInfo> = None;
+    let mut was_carried = false;
     let mut row = None;
     for (table, carried) in [(format!("accepted_{n}"), false), ("carried".to_string(), true)] {
         let mut stmt = tx
@@ -229,30 +236,28 @@ fn origin(
         let mut rows = stmt.query([key.0 as i64]).map_err(fault)?;
         if let Some(r) = rows.next().map_err(fault)? {
             row = Some(recover::accepted(r)?);
-            if carried {
-                let read = || -> rusqlite::Result<SentInfo> {
-                    Ok((r.get(10)?, r.get(11)?, r.get_ref(12)?.as_blob()?.into()))
-                };
-                from_carried = Some(read().map_err(fault)?);
-            }
+            was_carried = carried;
             break;
         }
     }
     let Some(row) = row else { return Ok(None) };
-    let was_carried = from_carried.is_some();
+    let read = |r: &rusqlite::Row<'_>| -> rusqlite::Result<SentInfo> {
+        Ok((r.get(0)?, r.get(1)?, r.get_ref(2)?.as_blob()?.into()))
+    };
     let sent = match job.sent.get(&key.0) {
         Some(pos) => tx
             .prepare_cached(&format!(
                 "SELECT upstream, at, smsc_id FROM sent_{n} WHERE pos = ?1"
             ))
-            .and_then(|mut s| {
-                s.query_row([*pos as i64], |r| {
-                    Ok((r.get(0)?, r.get(1)?, r.get_ref(2)?.as_blob()?.into()))
-                })
-                .optional()
-            })
+            .and_then(|mut s| s.query_row([*pos as i64], read).optional())
             .map_err(fault)?,
-        None => from_carried,
+        None if was_carried => tx
+            .prepare_cached(
+                "SELECT upstream, at, smsc_id FROM carried_sent WHERE key = ?1 ORDER BY pos DESC LIMIT 1",
+            )
+            .and_then(|mut s| s.query_row([key.0 as i64], read).optional())
+            .map_err(fault)?,
+        None => None,
     };
     Ok(Some((
         row,
@@ -279,7 +284,7 @@ fn carry(tx: &Transaction<'_>, job: &Sealing, after: i64) -> Result<Stage, Store
             continue;
         }
         tx.prepare_cached(&format!(
-            "INSERT OR IGNORE INTO carried SELECT a.*, 0, 65535, 0, x'', 0, 0, 0, 0, 0, 0 FROM accepted_{n} a WHERE key = ?1"
+            "INSERT OR IGNORE INTO carried SELECT * FROM accepted_{n} WHERE key = ?1"
         ))
         .and_then(|mut s| s.execute([key]))
         .map_err(fault)?;
@@ -287,27 +292,16 @@ fn carry(tx: &Transaction<'_>, job: &Sealing, after: i64) -> Result<Stage, Store
     Ok(Stage::Carrying(last))
 }
 
-/// Puts what happened here to still open messages on their carried rows. Open messages are few beside closed ones, so
-/// this is one slice.
+/// Takes the steps of still open messages along. Open messages are few beside closed ones, so this is one slice.
 fn update(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<Stage> {
     let n = job.number;
-    let open = |key: &u64| {
-        let at = job.finals.partition_point(|(k, _)| k.0 < *key);
-        job.finals.get(at).is_none_or(|(k, _)| k.0 != *key)
-    };
-    for (key, pos) in job.sent.iter().filter(|(k, _)| open(k)) {
-        tx.prepare_cached(&format!(
-            "UPDATE carried SET (sent_pos, sent_upstream, sent_at, smsc_id) =
-               (SELECT pos, upstream, at, smsc_id FROM sent_{n} WHERE pos = ?2) WHERE key = ?1"
-        ))?
-        .execute((*key as i64, *pos as i64))?;
-    }
-    for (key, pos) in job.marks.iter().filter(|(k, _)| open(k)) {
-        tx.prepare_cached(&format!(
-            "UPDATE carried SET (mark_pos, mark_kind, mark_upstream, mark_state, mark_err, mark_at) =
-               (SELECT pos, kind, upstream, state, err, at FROM mark_{n} WHERE pos = ?2) WHERE key = ?1"
-        ))?
-        .execute((*key as i64, *pos as i64))?;
+    for (table, positions) in [("sent", &job.open_sent), ("mark", &job.open_marks)] {
+        for pos in positions {
+            tx.prepare_cached(&format!(
+                "INSERT OR IGNORE INTO carried_{table} SELECT * FROM {table}_{n} WHERE pos = ?1"
+            ))?
+            .execute([*pos as i64])?;
+        }
     }
     Ok(Stage::Finishing)
 }
@@ -315,8 +309,10 @@ fn update(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<Stage> {
 fn finish(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<()> {
     let n = job.number;
     for key in &job.were_carried {
-        tx.prepare_cached("DELETE FROM carried WHERE key = ?1")?
-            .execute([key])?;
+        for table in ["carried", "carried_sent", "carried_mark"] {
+            tx.prepare_cached(&format!("DELETE FROM {table} WHERE key = ?1"))?
+                .execute([key])?;
+        }
     }
     for (account, (count, charged)) in &job.totals {
         tx.prepare_cached("INSERT OR REPLACE INTO segment_total VALUES(?1, ?2, ?3, ?4)")?

@@ -2,7 +2,7 @@
 
 use rusqlite::{CachedStatement, Connection};
 
-use super::{Fence, Owned, Pos, SqliteStore, StoreError, schema};
+use super::{Fence, Owned, Pos, SqliteStore, StoreError, recover, schema};
 use crate::domain::account::Account;
 use crate::store::{Accepted, Batch, Finished, Mark, Posting, Sent};
 
@@ -156,11 +156,43 @@ fn rows(conn: &Connection, live: i64, batch: &Batch) -> rusqlite::Result<()> {
         &batch.accepted,
         bind_accepted,
     )?;
-    insert(conn, &format!("sent_{live}"), 5, &batch.sent, bind_sent)?;
-    insert(conn, &format!("mark_{live}"), 8, &batch.marks, bind_mark)?;
+    insert(conn, &format!("sent_{live}"), 6, &batch.sent, bind_sent)?;
+    insert(conn, &format!("mark_{live}"), 9, &batch.marks, bind_mark)?;
     insert(conn, &format!("final_{live}"), 8, &batch.finished, bind_finished)?;
+    replace(conn, batch)?;
     postings(conn, batch)?;
     few(conn, batch)
+}
+
+/// The one update in place of a message: replace_sm, of which there are few. The row is in a journal that is not sealed, or
+/// was carried forward.
+fn replace(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    if batch.replaced.is_empty() {
+        return Ok(());
+    }
+    let mut tables: Vec<String> = recover::journals(conn)?
+        .into_iter()
+        .rev()
+        .map(|n| format!("accepted_{n}"))
+        .collect();
+    tables.push("carried".into());
+    for a in &batch.replaced {
+        for table in &tables {
+            let sql = format!(
+                "UPDATE {table} SET expires = ?2, price = ?3, tariff = ?4, terms = ?5, segments = ?6, message = ?7 WHERE key = ?1"
+            );
+            conn.prepare_cached(&sql)?.execute((
+                a.key.0 as i64,
+                a.expires_ms as i64,
+                a.price.0,
+                a.tariff,
+                terms(a),
+                a.segments,
+                a.message.record(),
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// Appends `items` to `table`, sixteen rows a statement while there are so many.
@@ -221,7 +253,8 @@ fn bind_sent(s: &mut CachedStatement<'_>, at: usize, e: &Sent) -> rusqlite::Resu
     s.raw_bind_parameter(at + 2, e.key.0 as i64)?;
     s.raw_bind_parameter(at + 3, e.upstream.0)?;
     s.raw_bind_parameter(at + 4, e.at_ms as i64)?;
-    s.raw_bind_parameter(at + 5, &*e.smsc_id)
+    s.raw_bind_parameter(at + 5, &*e.smsc_id)?;
+    s.raw_bind_parameter(at + 6, e.piece.code())
 }
 
 fn bind_mark(s: &mut CachedStatement<'_>, at: usize, e: &Mark) -> rusqlite::Result<()> {
@@ -232,7 +265,8 @@ fn bind_mark(s: &mut CachedStatement<'_>, at: usize, e: &Mark) -> rusqlite::Resu
     s.raw_bind_parameter(at + 5, e.upstream.0)?;
     s.raw_bind_parameter(at + 6, e.state)?;
     s.raw_bind_parameter(at + 7, e.err)?;
-    s.raw_bind_parameter(at + 8, e.flags)
+    s.raw_bind_parameter(at + 8, e.flags)?;
+    s.raw_bind_parameter(at + 9, e.piece.code())
 }
 
 fn bind_finished(s: &mut CachedStatement<'_>, at: usize, e: &Finished) -> rusqlite::Result<()> {
@@ -341,24 +375,29 @@ fn few(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 }
 
 fn put_account(conn: &Connection, a: &Account) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT OR REPLACE INTO account VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
-    )?
-    .execute((
-        a.id.0,
-        &a.name,
-        &a.system_id,
-        &a.password_hash,
-        &a.tariff,
-        a.tps,
-        a.window,
-        a.max_binds,
-        a.allow_ips.join(","),
-        a.senders.join(","),
-        a.bind as u8,
-        a.state as u8,
-        a.credit_limit.0,
-        a.created_ms as i64,
-    ))?;
+    conn.prepare_cached("INSERT OR REPLACE INTO account VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")?
+        .execute(rusqlite::params![
+            a.id.0,
+            &a.name,
+            &a.system_id,
+            &a.password_hash,
+            &a.tariff,
+            a.tps,
+            a.window,
+            a.max_binds,
+            a.allow_ips.join(","),
+            a.senders.join(","),
+            a.bind as u8,
+            a.state as u8,
+            a.credit_limit.0,
+            a.created_ms as i64,
+            a.deliver_as as u8,
+            a.receipts as u8,
+            a.alphabet as u8,
+            a.transliterate,
+            &a.outbind,
+            &a.outbind_password,
+            a.certificates.join(","),
+        ])?;
     Ok(())
 }

@@ -1,0 +1,753 @@
+//! What breaks around the gateway: a failing disk, a lost log, a reader that holds on, a crash while sealing; money out of range,
+//! changes at once, a signal during the start.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{PASSWORD, Peer, Script, World, eventually, message};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use smsconnect::domain::message::{Message, Parts};
+use smsconnect::domain::outcome::{ChargeOn, Final, Wants};
+use smsconnect::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
+use smsconnect::money::Money;
+use smsconnect::smpp::{CommandId, CommandStatus};
+use smsconnect::store::sqlite::{Options, Reader, SqliteStore};
+use smsconnect::store::{
+    Accepted, Batch, Fence, Finished, Posting, Progress, Record, Sent, Store, Topup, flags,
+};
+
+const ROK: CommandStatus = CommandStatus::ESME_ROK;
+
+// ---- The daemon as a process ----
+
+/// A daemon in a child process, started again and again on one store; killed at the end of the test.
+struct Daemon {
+    child: Option<Child>,
+    dir: tempfile::TempDir,
+    port: u16,
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn config(dir: &Path, port: u16, smsc: SocketAddr) {
+    let text = format!(
+        "[customer]\nlisten = [\"127.0.0.1:{port}\"]\n[numbering]\ncountry_code = \"254\"\n\
+         [store]\npath = \"gateway.db\"\nfree_min_bytes = 0\n[admin]\nsocket = \"admin.sock\"\n[metrics]\nlisten = \"\"\n\
+         [log]\nlevel = \"warn\"\n[server]\ndrain_timeout_ms = 3000\n\
+         [[upstream]]\nname = \"sim\"\naddress = \"{smsc}\"\npassword = \"x\"\nbinds = 1\n\
+         reconnect_min_ms = 20\nreconnect_max_ms = 100\n[[route]]\nname = \"all\"\nto = [\"sim\"]\n\
+         [[tariff]]\nname = \"standard\"\ncurrency = \"KES\"\n[[tariff.price]]\nprefix = \"254\"\nprice = \"0.80\"\n"
+    );
+    std::fs::write(dir.join("c.toml"), text).unwrap();
+}
+
+impl Daemon {
+    /// A folder with a config; nothing runs yet.
+    fn new(smsc: SocketAddr) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        config(dir.path(), port, smsc);
+        Daemon {
+            child: None,
+            dir,
+            port,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn spawn(&mut self, extra: &[&str]) {
+        // Into a file: a pipe that nobody reads fills up.
+        let said = File::create(self.path("stderr")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_smsconnect"))
+            .args(["serve", "--config"])
+            .arg(self.path("c.toml"))
+            .args(extra)
+            .stderr(said)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    fn start(&mut self, extra: &[&str]) {
+        self.spawn(extra);
+        let (socket, said) = (self.path("admin.sock"), self.path("stderr"));
+        let child = self.child.as_mut().unwrap();
+        eventually("the admin socket answers", || {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "{}", std::fs::read_to_string(&said).unwrap());
+            common::admin(&socket, "stats.show", json!({})).is_ok()
+        });
+    }
+
+    fn admin(&self, method: &str, params: Value) -> Value {
+        common::admin(&self.path("admin.sock"), method, params).unwrap()
+    }
+
+    fn pay(&self, receipt: &str, amount: &str) -> Value {
+        let payment = json!({"account": "acme", "amount": amount, "provider": "bank", "receipt": receipt});
+        self.admin("wallet.topup", payment)
+    }
+
+    /// An account with 1000.00.
+    fn account(&self) {
+        let account = json!({"name": "acme", "system_id": "acme", "password": PASSWORD});
+        self.admin("account.create", account);
+        self.pay("FIRST", "1000");
+    }
+
+    fn balance(&self) -> String {
+        let wallet = self.admin("wallet.show", json!({"account": "acme"}));
+        wallet["balance"].as_str().unwrap().into()
+    }
+
+    fn reconciles(&self) -> u64 {
+        let check = self.admin("wallet.check", json!({}));
+        assert_eq!(check["ok"], true, "{check}");
+        check["messages"].as_u64().unwrap()
+    }
+
+    fn bound(&self) -> Peer {
+        let mut peer = Peer::connect(SocketAddr::from(([127, 0, 0, 1], self.port)));
+        assert_eq!(peer.bind(CommandId::BIND_TRANSCEIVER, "acme", PASSWORD), ROK);
+        peer
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([name, &self.pid().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Waits for the end: how it ended and what it said.
+    fn end(&mut self) -> (ExitStatus, String) {
+        let child = self.child.as_mut().unwrap();
+        let mut status = None;
+        eventually("the daemon ends", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        self.child = None;
+        (
+            status.unwrap(),
+            std::fs::read_to_string(self.path("stderr")).unwrap(),
+        )
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _gone = child.kill();
+            let _gone = child.wait();
+        }
+    }
+}
+
+/// The id under which a message was accepted.
+fn accept(customer: &mut Peer) -> u64 {
+    let got = customer.submit(&message(b"x"));
+    assert_eq!(got.status, ROK);
+    got.message_id().parse().unwrap()
+}
+
+/// Whether every thread of a process is traced.
+fn traced(pid: u32) -> bool {
+    std::fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .all(|task| {
+            std::fs::read_to_string(task.unwrap().path().join("status")).is_ok_and(|text| {
+                text.lines()
+                    .any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
+            })
+        })
+}
+
+/// Makes the next fsync of every thread of a process fail with EIO. Only the next: those after it say yes, as a kernel does
+/// that has dropped the pages it could not write, so that whoever tries again or closes the store is found out. `None` where
+/// tracing is not allowed.
+fn failing_fsync(pid: u32) -> Option<Child> {
+    let mut strace = Command::new("strace")
+        .args(["-f", "-qq", "-e", "trace=fsync,fdatasync"])
+        .args(["-e", "inject=fsync,fdatasync:error=EIO:when=1"])
+        .args(["-p", &pid.to_string()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ended = false;
+    eventually("every thread is traced", || {
+        ended = strace.try_wait().unwrap().is_some();
+        ended || traced(pid)
+    });
+    if !ended {
+        return Some(strace);
+    }
+    let said = strace.wait_with_output().unwrap().stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("not permitted"), "{said}");
+    None
+}
+
+#[test]
+fn a_failed_fsync_acknowledges_nothing_and_ends_the_process_with_the_log_left_alone() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("strace is not installed; not tested here");
+        return;
+    }
+    let script = Script::new();
+    let mut daemon = Daemon::new(script.addr());
+    daemon.start(&[]);
+    let mut smsc = script.bound();
+    daemon.account();
+    let mut customer = daemon.bound();
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(accept(&mut customer));
+        let submit = smsc.expect(CommandId::SUBMIT_SM);
+        smsc.accept(&submit, &format!("F{n}"));
+    }
+    eventually("all are sent and charged", || daemon.balance() == "996.00");
+    let wal = daemon.path("gateway.db-wal");
+    let before = std::fs::metadata(&wal).unwrap().len();
+    let Some(mut strace) = failing_fsync(daemon.pid()) else {
+        eprintln!("strace may not trace; not tested here");
+        return;
+    };
+    for _ in 0..20 {
+        customer.send(&message(b"not on disk"));
+        match customer.reply() {
+            None => break,
+            Some(got) => assert_ne!((got.id, got.status), (CommandId::SUBMIT_SM_RESP, ROK)),
+        }
+    }
+    let (status, said) = daemon.end();
+    let _gone = strace.kill();
+    let _gone = strace.wait();
+    assert!(!status.success(), "{said}");
+    assert!(said.contains("the store has failed"), "{said}");
+    // Closing the store would have moved the log into the main file and deleted it.
+    let after = std::fs::metadata(&wal).map_or(0, |m| m.len());
+    assert!(after >= before, "the log had {before} octets and has {after}");
+    daemon.start(&[]);
+    for id in &ids {
+        let shown = daemon.admin("message.show", json!({"id": id.to_string()}));
+        assert_eq!(shown["state"], "sent", "{shown}");
+    }
+    let messages = daemon.reconciles();
+    assert!((5..=6).contains(&messages), "{messages}");
+    assert_eq!(daemon.balance(), "996.00");
+}
+
+#[test]
+fn a_lost_log_is_named_and_no_id_is_given_out_twice() {
+    let script = Script::new();
+    let mut daemon = Daemon::new(script.addr());
+    daemon.start(&[]);
+    daemon.account();
+    let mut ids = vec![accept(&mut daemon.bound())];
+    // An end in good order moves everything into the main file; what comes afterwards is in the log alone.
+    daemon.signal("-TERM");
+    let (status, said) = daemon.end();
+    assert!(status.success(), "{said}");
+    daemon.start(&[]);
+    let mut customer = daemon.bound();
+    for _ in 0..3 {
+        ids.push(accept(&mut customer));
+    }
+    assert_eq!(daemon.pay("SECOND", "250")["balance"], "1250.00");
+    daemon.kill();
+    std::fs::remove_file(daemon.path("gateway.db-wal")).unwrap();
+    daemon.spawn(&[]);
+    let (status, said) = daemon.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    for word in ["gateway.db", "-wal", "--accept-older-store"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    daemon.start(&["--accept-older-store"]);
+    assert_eq!(
+        daemon.balance(),
+        "1000.00",
+        "the payment is lost, and it was said so"
+    );
+    assert_eq!(daemon.pay("SECOND", "250")["duplicate"], false);
+    let again = accept(&mut daemon.bound());
+    assert!(ids.iter().all(|id| *id < again), "{ids:?} and then {again}");
+    daemon.reconciles();
+    // From here on the store is the newest again.
+    daemon.kill();
+    daemon.start(&[]);
+    assert_eq!(daemon.balance(), "1250.00");
+}
+
+#[test]
+fn a_signal_during_the_start_ends_it_at_once() {
+    let mut daemon = Daemon::new("127.0.0.1:9".parse().unwrap());
+    // A start that takes for ever: opening a named pipe waits for somebody to write to it.
+    let made = Command::new("mkfifo").arg(daemon.path("gateway.db")).status();
+    assert!(made.unwrap().success());
+    daemon.spawn(&[]);
+    let lock = daemon.path("gateway.db.lock");
+    eventually("the start is under way", || lock.exists());
+    daemon.signal("-TERM");
+    let (status, said) = daemon.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("stopped while starting"), "{said}");
+}
+
+// ---- Over the admin socket ----
+
+#[test]
+fn payments_that_a_balance_cannot_take_are_not_booked() {
+    let mut world = World::new();
+    world.account("acme", "0", json!({}));
+    world.account("twin", "0", json!({}));
+    let pay = |world: &World, receipt: &str, amount: &str| {
+        let params = json!({"account": "acme", "amount": amount, "provider": "bank", "receipt": receipt});
+        world.admin("wallet.topup", params)
+    };
+    let first = pay(&world, "A", "8000000000.00").unwrap();
+    assert_eq!(first["balance"], "8000000000.00");
+    assert_eq!(pay(&world, "B", "8000000000.00").unwrap_err(), "E_ARG");
+    assert_eq!(pay(&world, "C", "9000000000.01").unwrap_err(), "E_AMOUNT");
+    let lines = |world: &World, account: &str| {
+        let statement = world
+            .admin("wallet.statement", json!({"account": account}))
+            .unwrap();
+        statement["items"].as_array().unwrap().len()
+    };
+    assert_eq!(lines(&world, "acme"), 1, "nothing else is booked");
+    // Two at once do not slip past each other either.
+    let socket = world.config.admin.socket.clone();
+    let booked = ["D", "E"]
+        .map(|receipt| {
+            let socket = socket.clone();
+            let params =
+                json!({"account": "twin", "amount": "8000000000", "provider": "bank", "receipt": receipt});
+            std::thread::spawn(move || common::admin(&socket, "wallet.topup", params).is_ok())
+        })
+        .map(|thread| usize::from(thread.join().unwrap()));
+    assert_eq!(booked.iter().sum::<usize>(), 1);
+    assert_eq!(lines(&world, "twin"), 1);
+    world.reconciles();
+    world.stop();
+    world.start();
+    for account in ["acme", "twin"] {
+        assert_eq!(world.wallet(account).0, "8000000000.00");
+    }
+    assert_eq!(pay(&world, "B", "8000000000.00").unwrap_err(), "E_ARG");
+    let rest = pay(&world, "F", "1000000000").unwrap();
+    assert_eq!(rest["balance"], "9000000000.00", "what fits is taken");
+    world.reconciles();
+}
+
+#[test]
+fn an_amount_is_never_read_from_a_fraction_in_json() {
+    let world = World::new();
+    world.account("acme", "0", json!({}));
+    let pay = |receipt: &str, amount: Value| {
+        let params = json!({"account": "acme", "amount": amount, "provider": "bank", "receipt": receipt});
+        world.admin("wallet.topup", params)
+    };
+    for amount in [json!(5.25), json!(5.0), json!(0.1), json!(1e3)] {
+        assert_eq!(pay("A", amount.clone()).unwrap_err(), "E_AMOUNT", "{amount}");
+    }
+    assert_eq!(world.wallet("acme").0, "0.00");
+    assert_eq!(pay("A", json!(5)).unwrap()["balance"], "5.00");
+    assert_eq!(pay("B", json!("5.25")).unwrap()["balance"], "10.25");
+    let limit = json!({"account": "acme", "credit": 0.5});
+    assert_eq!(world.admin("wallet.limit", limit).unwrap_err(), "E_AMOUNT");
+    world.reconciles();
+}
+
+#[test]
+fn updates_and_suspensions_at_once_never_undo_each_other() {
+    let mut world = World::new();
+    world.account("acme", "0", json!({}));
+    let socket = world.config.admin.socket.clone();
+    let updates = std::thread::spawn(move || {
+        for n in 1..=20 {
+            let shown =
+                common::admin(&socket, "account.update", json!({"account": "acme", "tps": n})).unwrap();
+            assert_eq!(shown["tps"], n, "{shown}");
+        }
+    });
+    let socket = world.config.admin.socket.clone();
+    let standing = std::thread::spawn(move || {
+        for n in 1..=20 {
+            let (method, state) = if n % 2 == 0 {
+                ("account.suspend", "suspended")
+            } else {
+                ("account.resume", "active")
+            };
+            let shown = common::admin(&socket, method, json!({"account": "acme"})).unwrap();
+            assert_eq!(shown["state"], state, "{shown}");
+        }
+    });
+    updates.join().unwrap();
+    standing.join().unwrap();
+    for _ in 0..2 {
+        let shown = world.admin("account.show", json!({"account": "acme"})).unwrap();
+        assert_eq!(shown["tps"], 20, "{shown}");
+        assert_eq!(shown["state"], "suspended", "{shown}");
+        world.stop();
+        world.start();
+    }
+}
+
+// ---- A reader beside the daemon ----
+
+#[test]
+fn a_reader_that_holds_on_does_not_stop_submits() {
+    let world = World::new();
+    world.account("acme", "1000", json!({}));
+    let reader = Connection::open(&world.config.store.path).unwrap();
+    let count = || reader.query_row("SELECT count(*) FROM accepted_1", [], |r| r.get::<_, i64>(0));
+    reader.execute_batch("BEGIN").unwrap();
+    assert_eq!(count().unwrap(), 0);
+    let mut customer = world.bound_as(CommandId::BIND_TRANSMITTER, "acme");
+    let mut slowest = Duration::ZERO;
+    for _ in 0..300 {
+        let start = Instant::now();
+        assert_eq!(customer.submit(&message(&[b'x'; 150])).status, ROK);
+        slowest = slowest.max(start.elapsed());
+    }
+    // Less than a write waits for a lock: the log was moved around the reader, not through it.
+    assert!(slowest < Duration::from_secs(4), "{slowest:?}");
+    eventually("all are charged", || {
+        world.wallet("acme") == ("760.00".into(), "0.00".into())
+    });
+    let log = world.config.store.path.with_extension("db-wal");
+    let log = std::fs::metadata(log).unwrap().len();
+    assert!(log > 400 * 4096, "the log was to be moved: {log} octets");
+    assert_eq!(count().unwrap(), 0, "the reader was in the way all the time");
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(count().unwrap(), 300);
+    world.reconciles();
+}
+
+// ---- The store alone ----
+
+const ACME: AccountId = AccountId(1);
+const UP: UpstreamId = UpstreamId(3);
+const PRICE: Money = Money(800_000);
+const DAY_MS: u64 = 86_400_000;
+
+fn open(dir: &Path, segment_messages: u64) -> (SqliteStore, Fence) {
+    let options = Options {
+        accept_older: false,
+        path: dir.join("store.db"),
+        full: false,
+        segment_messages,
+        keep_days: 0,
+    };
+    let mut store = SqliteStore::open(options).unwrap();
+    let fence = store.acquire().unwrap().fence;
+    (store, fence)
+}
+
+fn accepted(key: u64, at_ms: u64, text: &[u8]) -> Accepted {
+    Accepted {
+        key: MessageKey(key),
+        account: ACME,
+        at_ms,
+        expires_ms: at_ms + DAY_MS,
+        price: PRICE,
+        tariff: 4,
+        charge_on: ChargeOn::Submitted,
+        wants: Wants::from_bits(1),
+        segments: 1,
+        message: Message::new(&Parts {
+            source: b"ACME",
+            dest: b"254712345678",
+            text,
+            ..Parts::default()
+        }),
+    }
+}
+
+fn sent(pos: u64, key: u64) -> Sent {
+    Sent {
+        pos: Pos(pos),
+        key: MessageKey(key),
+        upstream: UP,
+        at_ms: 2_000,
+        smsc_id: Box::from(key.to_string().as_bytes()),
+        piece: smsconnect::domain::message::Piece::WHOLE,
+    }
+}
+
+fn finished(pos: u64, key: u64) -> Finished {
+    Finished {
+        pos: Pos(pos),
+        key: MessageKey(key),
+        account: ACME,
+        state: Final::Delivered,
+        err: 0,
+        at_ms: 3_000,
+        charged: PRICE,
+        flags: flags::WANTED,
+    }
+}
+
+/// Charges `count` messages in a batch.
+fn charge(batch: &mut Batch, count: u32) {
+    let amount = Money(PRICE.0 * i64::from(count));
+    batch.postings.push(Posting {
+        at_ms: 1,
+        account: ACME,
+        debit: "wallet".into(),
+        credit: "revenue".into(),
+        amount,
+        count,
+        reason: "charge",
+        reference: String::new(),
+    });
+    batch.balances.push((ACME, Money(-amount.0)));
+}
+
+/// A payment of 10.00, and the upstream's name.
+fn paid() -> Batch {
+    let amount = Money(10_000_000);
+    Batch {
+        balances: vec![(ACME, amount)],
+        topups: vec![Topup {
+            entry: 0,
+            account: ACME,
+            amount,
+            provider: "bank".into(),
+            receipt: "R0".into(),
+            at_ms: 1,
+        }],
+        postings: vec![Posting {
+            at_ms: 1,
+            account: ACME,
+            debit: "clearing:bank".into(),
+            credit: "wallet".into(),
+            amount,
+            count: 1,
+            reason: "topup",
+            reference: "R0".into(),
+        }],
+        upstreams: vec![(UP, "sim".into())],
+        ..Batch::default()
+    }
+}
+
+fn commit(store: &mut SqliteStore, fence: Fence, number: u64, mut batch: Batch) {
+    batch.id = BatchId {
+        epoch: fence.epoch,
+        number,
+    };
+    store.commit(fence, &batch).unwrap();
+}
+
+/// Runs background work to its end.
+fn maintain(store: &mut SqliteStore, fence: Fence, now_ms: u64) {
+    for _ in 0..10_000 {
+        if store.maintain(fence, now_ms).unwrap() == Progress::Idle {
+            return;
+        }
+    }
+    panic!("never idle");
+}
+
+fn number(conn: &Connection, sql: &str) -> i64 {
+    conn.query_row(sql, [], |r| r.get(0)).unwrap()
+}
+
+fn has(octets: &[u8], part: &[u8]) -> bool {
+    octets.windows(part.len()).any(|w| w == part)
+}
+
+/// The texts of messages that are not closed.
+fn texts(store: &mut SqliteStore, keys: &[u64]) -> Vec<(u64, Vec<u8>)> {
+    let keys: Vec<MessageKey> = keys.iter().map(|k| MessageKey(*k)).collect();
+    let mut found = Vec::new();
+    store
+        .load(&keys, &mut |k, m| found.push((k.0, m.parts().text.to_vec())))
+        .unwrap();
+    found
+}
+
+#[test]
+fn a_quiet_segment_is_closed_after_a_day_and_keeps_no_text_of_what_is_over() {
+    const T: u64 = 1_700_000_000_000;
+    const JOURNAL: &str =
+        "SELECT count(*) FROM sqlite_schema WHERE name IN ('accepted_1', 'sent_1', 'mark_1', 'final_1')";
+    for restarted in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut fence) = open(dir.path(), 1_000_000);
+        commit(&mut store, fence, 1, paid());
+        let mut batch = Batch {
+            accepted: vec![
+                accepted(1, T, b"PIN 4711 of tonight"),
+                accepted(2, T, b"still open"),
+            ],
+            sent: vec![sent(1, 1), sent(2, 2)],
+            finished: vec![finished(3, 1)],
+            ..Batch::default()
+        };
+        charge(&mut batch, 2);
+        commit(&mut store, fence, 2, batch);
+        let conn = Connection::open(dir.path().join("store.db")).unwrap();
+        maintain(&mut store, fence, T + DAY_MS - 1);
+        assert_eq!(number(&conn, JOURNAL), 4, "its day is not over");
+        if restarted {
+            // When it was opened is known after a restart too.
+            drop(store);
+            (store, fence) = open(dir.path(), 1_000_000);
+        }
+        maintain(&mut store, fence, T + DAY_MS + 1);
+        assert_eq!(number(&conn, JOURNAL), 0);
+        let stub: Vec<u8> = conn
+            .query_row("SELECT stub FROM closed_1 WHERE key = 1", [], |r| r.get(0))
+            .unwrap();
+        assert!(has(&stub, b"254712345678") && has(&stub, b"ACME"));
+        assert!(!has(&stub, b"PIN") && !has(&stub, b"4711"), "no text is kept");
+        let reader = Reader::open(&dir.path().join("store.db")).unwrap();
+        let over = reader.message(MessageKey(1)).unwrap().unwrap();
+        assert_eq!(over.end, Some((Final::Delivered, 0, 3_000)));
+        assert_eq!((over.at_ms, over.charged), (T, Some(PRICE)));
+        // What is not over is carried on, whole.
+        let still = reader.message(MessageKey(2)).unwrap().unwrap();
+        assert!(still.end.is_none() && still.sent.is_some());
+        assert_eq!(texts(&mut store, &[2]), [(2, b"still open".to_vec())]);
+        let check = reader.check().unwrap();
+        assert_eq!((check.faults, check.messages), (Vec::new(), 2));
+    }
+}
+
+/// Messages in all, and up to which every seventh ends in the segment after its own.
+const MESSAGES: u64 = 1_300;
+const LATE: u64 = 300;
+
+fn stays_open(key: u64) -> bool {
+    key.is_multiple_of(7) && key > LATE
+}
+
+/// Two full segments of 600 messages and 100 more, nothing sealed.
+fn two_full_segments(dir: &Path) {
+    let (mut store, fence) = open(dir, 600);
+    commit(&mut store, fence, 1, paid());
+    let mut pos = 0;
+    let mut next = || {
+        pos += 1;
+        pos
+    };
+    for n in 0..MESSAGES / 100 {
+        let mut batch = Batch::default();
+        for key in n * 100 + 1..=n * 100 + 100 {
+            batch
+                .accepted
+                .push(accepted(key, 1_000, format!("text {key}").as_bytes()));
+            batch.sent.push(sent(next(), key));
+            if key % 7 != 0 {
+                batch.finished.push(finished(next(), key));
+            }
+        }
+        if n == 8 {
+            for key in (7..=LATE).step_by(7) {
+                batch.finished.push(finished(next(), key));
+            }
+        }
+        charge(&mut batch, 100);
+        commit(&mut store, fence, n + 2, batch);
+    }
+    assert!(store.backlog() >= 2, "two segments wait");
+}
+
+/// Keys that recovery finds open.
+fn found_open(store: &mut SqliteStore) -> BTreeSet<u64> {
+    let mut open = BTreeSet::new();
+    store
+        .recover(&mut |record| match record {
+            Record::Accepted(a) => {
+                open.insert(a.key.0);
+            }
+            Record::Finished(e) => {
+                open.remove(&e.key.0);
+            }
+            _ => {}
+        })
+        .unwrap();
+    open
+}
+
+#[test]
+fn a_crash_while_sealing_repeats_work_and_loses_and_doubles_nothing() {
+    let full = tempfile::tempdir().unwrap();
+    two_full_segments(full.path());
+    let wanted: BTreeSet<u64> = (1..=MESSAGES).filter(|k| stays_open(*k)).collect();
+    // Seven slices a segment: two of closing, three of carrying, one of steps, and the catalogue; then the tables go.
+    for slices in [1, 2, 4, 6, 7, 9, 12, 14, 16] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        std::fs::copy(full.path().join("store.db"), &path).unwrap();
+        let (mut store, fence) = open(dir.path(), 600);
+        for n in 0..slices {
+            let progress = store.maintain(fence, 5_000).unwrap();
+            assert_eq!(progress, Progress::More, "{n} of {slices}");
+        }
+        drop(store);
+        let (mut store, fence) = open(dir.path(), 600);
+        assert_eq!(found_open(&mut store), wanted, "after {slices} slices");
+        let reader = Reader::open(&path).unwrap();
+        for sealed in [false, true] {
+            if sealed {
+                maintain(&mut store, fence, 5_000);
+            }
+            let check = reader.check().unwrap();
+            assert_eq!(
+                (check.faults, check.messages),
+                (Vec::new(), MESSAGES),
+                "after {slices} slices, {sealed}"
+            );
+        }
+        assert_eq!(store.backlog(), 0);
+        assert_eq!(found_open(&mut store), wanted);
+        for key in 1..=MESSAGES {
+            let stored = reader.message(MessageKey(key)).unwrap().unwrap();
+            assert_eq!(stored.end.is_none(), stays_open(key), "{key}");
+            let smsc_id = stored.sent.map(|(.., id)| id);
+            assert_eq!(smsc_id, Some(key.to_string()), "who took it is known");
+        }
+        let conn = Connection::open(&path).unwrap();
+        let everywhere = "(SELECT key FROM closed_1 UNION ALL SELECT key FROM closed_2
+             UNION ALL SELECT key FROM carried UNION ALL SELECT key FROM accepted_3)";
+        for what in ["count(*)", "count(DISTINCT key)"] {
+            let n = number(&conn, &format!("SELECT {what} FROM {everywhere}"));
+            assert_eq!(n, MESSAGES as i64, "{what} after {slices} slices");
+        }
+        let keys: Vec<u64> = wanted.iter().copied().collect();
+        let whole: Vec<_> = keys
+            .iter()
+            .map(|k| (*k, format!("text {k}").into_bytes()))
+            .collect();
+        assert_eq!(texts(&mut store, &keys), whole);
+    }
+}
