@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use common::{PASSWORD, Peer, Script, World, eventually, message};
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use smsconnect::domain::message::{Message, Parts};
+use smsconnect::domain::message::{Message, Parts, Piece};
 use smsconnect::domain::outcome::{ChargeOn, Final, Wants};
 use smsconnect::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use smsconnect::money::Money;
@@ -492,6 +492,7 @@ fn accepted(key: u64, at_ms: u64, text: &[u8]) -> Accepted {
 
 fn sent(pos: u64, key: u64) -> Sent {
     Sent {
+        piece: Piece::WHOLE,
         pos: Pos(pos),
         key: MessageKey(key),
         upstream: UP,
@@ -666,7 +667,7 @@ fn two_full_segments(dir: &Path) {
                 .accepted
                 .push(accepted(key, 1_000, format!("text {key}").as_bytes()));
             batch.sent.push(sent(next(), key));
-            if key % 7 != 0 {
+            if !key.is_multiple_of(7) {
                 batch.finished.push(finished(next(), key));
             }
         }

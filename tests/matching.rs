@@ -210,9 +210,9 @@ fn the_spelling_is_configured_in_words_or_in_the_numbers_of_other_gateways() {
     };
     for (values, wanted) in [
         (&["\"auto\""][..], IdFormat::Auto),
-        (&["0", "0x00", "3", "0x03", "\"same\""], IdFormat::Same),
-        (&["1", "0x01", "\"hex-dec\""], IdFormat::HexDec),
-        (&["2", "0x02", "\"dec-hex\""], IdFormat::DecHex),
+        (&["0", "0x00", "3", "0x03", "\"same\""][..], IdFormat::Same),
+        (&["1", "0x01", "\"hex-dec\""][..], IdFormat::HexDec),
+        (&["2", "0x02", "\"dec-hex\""][..], IdFormat::DecHex),
     ] {
         for value in values {
             assert_eq!(read(value), Ok(wanted), "{value}");
