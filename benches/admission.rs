@@ -100,7 +100,7 @@ fn world(lines: u32, tps: u32) -> (Arc<Gateway>, Arc<Live>) {
 
 fn submission(number: &[u8]) -> Submission<'_> {
     Submission {
-        sequence: 7,
+        ticket: Some(smsconnect::flow::Ticket { sequence: 7, tag: 0 }),
         parts: Parts {
             flags: Flags {
                 registered_delivery: 1,

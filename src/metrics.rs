@@ -153,6 +153,16 @@ pub fn upstream_gauges(
     set("smsconnect_queue_age_seconds", age_ms as f64 / 1e3);
 }
 
+/// How many of an upstream's receipts find their messages.
+pub fn upstream_matching(upstream: &str, matched: u64, unmatched: u64, rate: f64, alarm: bool, window: u32) {
+    let label = || upstream.to_string();
+    counter!("smsconnect_upstream_receipts_matched_total", "upstream" => label()).absolute(matched);
+    gauge!("smsconnect_upstream_receipts_unmatched", "upstream" => label()).set(unmatched as f64);
+    gauge!("smsconnect_upstream_receipt_match_ratio", "upstream" => label()).set(rate);
+    gauge!("smsconnect_upstream_receipt_match_alarm", "upstream" => label()).set(f64::from(u8::from(alarm)));
+    gauge!("smsconnect_upstream_window", "upstream" => label()).set(f64::from(window));
+}
+
 /// Counters kept by an upstream itself.
 pub fn upstream_counters(upstream: &str, sent: u64, throttled: u64, refused: u64, receipts: u64) {
     let set =
@@ -241,6 +251,10 @@ fn describe() {
         ),
         ("smsconnect_upstream_receipts_total", "Receipts from the upstream"),
         (
+            "smsconnect_upstream_receipts_matched_total",
+            "Receipts from the upstream that found their message",
+        ),
+        (
             "smsconnect_admin_requests_total",
             "Requests over the admin socket, by method and outcome",
         ),
@@ -259,6 +273,22 @@ fn describe() {
         (
             "smsconnect_queue_stored_messages",
             "Messages waiting for the upstream in the store only",
+        ),
+        (
+            "smsconnect_upstream_receipts_unmatched",
+            "Receipts from the upstream that found no message so far",
+        ),
+        (
+            "smsconnect_upstream_receipt_match_ratio",
+            "Share of about the last hundred receipts that found their message; 1 before there were fifty",
+        ),
+        (
+            "smsconnect_upstream_receipt_match_alarm",
+            "1 while fewer than nine in ten receipts find their message: look at upstream show, id_format",
+        ),
+        (
+            "smsconnect_upstream_window",
+            "Unanswered submits that the upstream's binds may have now, as it has answered so far",
         ),
         (
             "smsconnect_queue_age_seconds",

@@ -1,7 +1,7 @@
 //! A connection's octets: reads into a buffer shared by the thread, keeps only what is incomplete, writes in one piece.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 
 use tokio::net::TcpStream;
 
@@ -30,7 +30,27 @@ pub struct Connection {
     /// Octets the socket has taken since the start.
     pub flushed: u64,
     partial_since: Option<u64>,
+    tls: Option<Box<Tls>>,
 }
+
+/// The TLS side of a connection: plain octets go in and come out of `out` and `partial` as without it.
+struct Tls {
+    connection: rustls::Connection,
+    /// Sealed, not yet taken by the socket.
+    sealed: Vec<u8>,
+    taken: usize,
+    /// Plain octets handed to TLS since the start.
+    handed: u64,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tls({} sealed octets)", self.sealed.len() - self.taken)
+    }
+}
+
+/// Sealed octets that may wait: above this no more are made.
+const SEALED_MAX: usize = 128 * 1024;
 
 /// What a read brought.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,19 +74,47 @@ impl Connection {
             taken: 0,
             flushed: 0,
             partial_since: None,
+            tls: None,
         }
+    }
+
+    /// The same over TLS; the handshake goes on with the first reads and flushes.
+    #[must_use]
+    pub fn with_tls(stream: TcpStream, mut tls: rustls::Connection) -> Connection {
+        // What is handed over is bounded here, by `SEALED_MAX`.
+        tls.set_buffer_limit(None);
+        Connection {
+            tls: Some(Box::new(Tls {
+                connection: tls,
+                sealed: Vec::new(),
+                taken: 0,
+                handed: 0,
+            })),
+            ..Connection::new(stream)
+        }
+    }
+
+    /// The certificate that the peer has shown, in DER, once the handshake is over.
+    #[must_use]
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        let certificates = self.tls.as_ref()?.connection.peer_certificates()?;
+        certificates.first().map(AsRef::as_ref)
     }
 
     /// Octets not yet taken by the socket.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.out.len() - self.taken
+        let sealed = self.tls.as_ref().map_or(0, |t| {
+            t.sealed.len() - t.taken + usize::from(t.connection.wants_write())
+        });
+        self.out.len() - self.taken + sealed
     }
 
     /// Octets ever written to `out`.
     #[must_use]
     pub fn written(&self) -> u64 {
-        self.flushed + self.pending() as u64
+        let handed = self.tls.as_ref().map_or(self.flushed, |t| t.handed);
+        handed + (self.out.len() - self.taken) as u64
     }
 
     /// Since when a PDU has been incomplete.
@@ -86,13 +134,44 @@ impl Connection {
     ) -> io::Result<Read> {
         SCRATCH.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
             Ok(0) => Ok(Read::Closed),
-            Ok(n) => {
+            Ok(n) if self.tls.is_none() => {
                 self.feed(scratch.get(..n).unwrap_or(&[]), now_ms, consume);
+                Ok(Read::Some)
+            }
+            Ok(n) => {
+                let plain = self.open(scratch.get(..n).unwrap_or(&[]))?;
+                if !plain.is_empty() {
+                    self.feed(&plain, now_ms, consume);
+                }
                 Ok(Read::Some)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
             Err(e) => Err(e),
         })
+    }
+
+    /// Opens sealed octets; nothing while the handshake is under way.
+    fn open(&mut self, mut sealed: &[u8]) -> io::Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        let Some(tls) = &mut self.tls else {
+            return Ok(plain);
+        };
+        let mut chunk = [0u8; 16 * 1024];
+        while !sealed.is_empty() {
+            tls.connection.read_tls(&mut sealed)?;
+            tls.connection
+                .process_new_packets()
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            loop {
+                match tls.connection.reader().read(&mut chunk) {
+                    Ok(0) => break,
+                    Ok(n) => plain.extend_from_slice(chunk.get(..n).unwrap_or(&[])),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(plain)
     }
 
     /// Hands octets on, behind those that wait.
@@ -126,6 +205,9 @@ impl Connection {
     /// # Errors
     /// What the socket says; the connection is over then.
     pub fn flush(&mut self) -> io::Result<()> {
+        if self.tls.is_some() {
+            return self.flush_tls();
+        }
         while self.taken < self.out.len() {
             match self.stream.try_write(self.out.get(self.taken..).unwrap_or(&[])) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -150,5 +232,38 @@ impl Connection {
             self.out = Vec::new();
         }
         Ok(())
+    }
+
+    fn flush_tls(&mut self) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        loop {
+            if tls.sealed.len() - tls.taken < SEALED_MAX && !self.out.is_empty() {
+                tls.connection.writer().write_all(&self.out)?;
+                tls.handed += self.out.len() as u64;
+                self.out = Vec::new();
+            }
+            while tls.connection.wants_write() && tls.sealed.len() - tls.taken < SEALED_MAX {
+                tls.connection.write_tls(&mut tls.sealed)?;
+            }
+            if tls.taken == tls.sealed.len() {
+                tls.sealed.clear();
+                tls.taken = 0;
+                return Ok(());
+            }
+            match self.stream.try_write(tls.sealed.get(tls.taken..).unwrap_or(&[])) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    tls.taken += n;
+                    // Which plain octets are in what has left cannot be told: all of them may be.
+                    self.flushed = tls.handed;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    tls.sealed.drain(..tls.taken);
+                    tls.taken = 0;
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 }

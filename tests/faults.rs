@@ -498,7 +498,6 @@ fn sent(pos: u64, key: u64) -> Sent {
         upstream: UP,
         at_ms: 2_000,
         smsc_id: Box::from(key.to_string().as_bytes()),
-        piece: smsconnect::domain::message::Piece::WHOLE,
     }
 }
 

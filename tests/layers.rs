@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "tracing",
         ],
     ),
-    ("wire", &[], &["tokio"]),
+    ("wire", &[], &["rustls", "tokio"]),
     (
         "net",
         &[
@@ -39,6 +39,9 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
         &[
             "tokio",
             "tokio_util",
+            "arc_swap",
+            "ring",
+            "rustls",
             "socket2",
             "httparse",
             "argon2",

@@ -398,20 +398,10 @@ fn parts_of_one_message_take_one_way_and_single_messages_take_turns() {
     assert!(ways.contains(&0) && ways.contains(&1), "{ways:?}");
 }
 
-/// The answers and receipts of `n` messages, as an SMSC writes them.
-fn answers_and_receipts(submits: &[Got]) -> Vec<u8> {
+/// Receipts for the messages `s0`, `s1` … in the octets of one stream.
+fn receipts_of(n: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    for (n, got) in submits.iter().enumerate() {
-        let id = format!("s{n}");
-        smpp::put_message_id_resp(
-            &mut out,
-            CommandId::SUBMIT_SM_RESP,
-            ROK,
-            got.sequence,
-            id.as_bytes(),
-        );
-    }
-    for (n, sequence) in (0..submits.len()).zip(1u32..) {
+    for (n, sequence) in (0..n).zip(1u32..) {
         let text = receipt_text(&format!("s{n}"), "DELIVRD", "000");
         smpp::put_short_message(&mut out, CommandId::DELIVER_SM, sequence, &receipt(&text));
     }
@@ -429,8 +419,20 @@ fn all_are_settled(n: usize, piece: usize) {
     let mut ids: Vec<String> = (0..n)
         .map(|_| p.expect(CommandId::SUBMIT_SM_RESP).message_id())
         .collect();
-    let submits: Vec<Got> = (0..n).map(|_| smsc.expect(CommandId::SUBMIT_SM)).collect();
-    for octets in answers_and_receipts(&submits).chunks(piece) {
+    // The gateway gives a few at first, and more as they are answered.
+    for i in 0..n {
+        let submit = smsc.expect(CommandId::SUBMIT_SM);
+        let mut answer = Vec::new();
+        smpp::put_message_id_resp(
+            &mut answer,
+            CommandId::SUBMIT_SM_RESP,
+            ROK,
+            submit.sequence,
+            format!("s{i}").as_bytes(),
+        );
+        answer.chunks(piece).for_each(|octets| smsc.raw(octets));
+    }
+    for octets in receipts_of(n).chunks(piece) {
         smsc.raw(octets);
     }
     for _ in 0..n {

@@ -198,6 +198,7 @@ fn recovered(store: &mut dyn Store) -> Vec<String> {
                     "parked {} {} {:?} {:?} {} {}",
                     p.pos.0, p.upstream.0, p.smsc_id, p.number, p.state, p.err
                 ),
+                Record::Part(row) => format!("part {:?} {}", row.kind, row.pos.0),
                 Record::Outbox(a, n) => format!("outbox {} {n}", a.0),
             });
         })

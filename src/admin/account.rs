@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::params::Params;
 use super::{Context, Fault, time};
-use crate::domain::account::{Account, AccountState as Standing, BindAllowed, parse_net};
+use crate::domain::account::{
+    Account, AccountState as Standing, Alphabet, BindAllowed, DeliverAs, Receipts, parse_net,
+};
 use crate::flow::{AccountState, Change, Control, ControlError, ControlReply};
 use crate::ids::AccountId;
 use crate::money::Money;
@@ -114,6 +116,13 @@ struct Fields {
     allow_ips: Option<Vec<String>>,
     senders: Option<Vec<String>>,
     bind: Option<BindAllowed>,
+    deliver_as: Option<DeliverAs>,
+    receipts: Option<Receipts>,
+    alphabet: Option<Alphabet>,
+    transliterate: Option<bool>,
+    outbind: Option<String>,
+    outbind_password: Option<String>,
+    certificates: Option<Vec<String>>,
 }
 
 impl Fields {
@@ -130,6 +139,13 @@ impl Fields {
         set(&mut a.allow_ips, self.allow_ips);
         set(&mut a.senders, self.senders);
         set(&mut a.bind, self.bind);
+        set(&mut a.deliver_as, self.deliver_as);
+        set(&mut a.receipts, self.receipts);
+        set(&mut a.alphabet, self.alphabet);
+        set(&mut a.transliterate, self.transliterate);
+        set(&mut a.outbind, self.outbind);
+        set(&mut a.outbind_password, self.outbind_password);
+        set(&mut a.certificates, self.certificates);
     }
 }
 
@@ -178,6 +194,40 @@ fn fields(context: &Context, p: &mut Params, f: &mut Fields) -> Result<(), Fault
             ));
         }
     };
+    f.deliver_as = p.choice("deliver_as", DeliverAs::WORDS, DeliverAs::parse)?;
+    f.receipts = p.choice("receipts", Receipts::WORDS, Receipts::parse)?;
+    f.alphabet = p.choice("alphabet", Alphabet::WORDS, Alphabet::parse)?;
+    f.transliterate = p.flag("transliterate")?;
+    f.outbind = p.text("outbind")?;
+    if let Some(address) = f.outbind.as_ref().filter(|a| !a.is_empty()) {
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none() {
+            return Err(Fault::validation("outbind", "outbind must be \"host:port\""));
+        }
+    }
+    f.outbind_password = p.text("outbind_password")?;
+    if f.outbind_password
+        .as_ref()
+        .is_some_and(|s| s.len() > PASSWORD_MAX)
+    {
+        return Err(Fault::validation(
+            "outbind_password",
+            "outbind_password must be at most 64 characters",
+        ));
+    }
+    f.certificates = p.list("certificates")?;
+    let hex = |c: &String| c.chars().filter(|c| *c != ':').all(|c| c.is_ascii_hexdigit());
+    let digits = |c: &String| c.chars().filter(char::is_ascii_hexdigit).count();
+    if f.certificates
+        .iter()
+        .flatten()
+        .any(|c| !hex(c) || digits(c) != 64)
+    {
+        return Err(Fault::validation(
+            "certificates",
+            "a certificate is named by its SHA-256 fingerprint, 64 hexadecimal digits",
+        ));
+    }
     Ok(())
 }
 
@@ -288,6 +338,12 @@ fn describe(a: &Account) -> Value {
             BindAllowed::Receiver => "receiver",
             BindAllowed::Transceiver => "transceiver",
         },
+        "deliver_as": a.deliver_as.word(),
+        "receipts": a.receipts.word(),
+        "alphabet": a.alphabet.word(),
+        "transliterate": a.transliterate,
+        "outbind": a.outbind,
+        "certificates": a.certificates,
         "created_at": time(a.created_ms),
     })
 }

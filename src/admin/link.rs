@@ -94,6 +94,7 @@ fn describe(u: &Upstream) -> Value {
                 "state": match b.state.load(Ordering::Relaxed) { 2 => "bound", 1 => "connecting", _ => "down" },
                 "since": time(load(&b.since_ms)),
                 "outstanding": b.outstanding.load(Ordering::Relaxed),
+                "window": b.window.load(Ordering::Relaxed),
                 "why": b.why.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             })
         })
@@ -116,6 +117,29 @@ fn describe(u: &Upstream) -> Value {
         "receipts": load(&u.receipts),
         "binds": binds,
     })
+}
+
+pub(super) fn upstream(context: &Context, params: Value) -> Result<Value, Fault> {
+    let mut p = Params::new(params)?;
+    let u = named(context, &mut p)?;
+    p.done()?;
+    let mut shown = describe(u);
+    let ([same, hex_dec, dec_hex], unmatched) = u.habits.counts();
+    if let Some(object) = shown.as_object_mut() {
+        object.insert(
+            "id_format".into(),
+            json!({
+                "form": u.habits.form().map(crate::flow::IdForm::word),
+                "learned": !u.habits.fixed() && u.habits.form().is_some(),
+                "matched": { "same": same, "hex-dec": hex_dec, "dec-hex": dec_hex },
+                "unmatched": unmatched,
+                "match_rate": u.habits.rate(),
+            }),
+        );
+        object.insert("unknown_outcome".into(), json!(u.options.unknown_outcome.word()));
+        object.insert("tps".into(), json!(u.options.tps));
+    }
+    Ok(shown)
 }
 
 pub(super) fn upstreams(context: &Context, params: Value) -> Result<Value, Fault> {

@@ -85,6 +85,31 @@ impl Params {
         }
     }
 
+    /// One of `words`, if given.
+    pub fn choice<T>(
+        &mut self,
+        name: &str,
+        words: &[&str],
+        parse: fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        parse(&text)
+            .map(Some)
+            .ok_or_else(|| Fault::validation(name, format!("{name} must be one of {}", words.join(", "))))
+    }
+
+    /// True or false, if given; the words are taken too.
+    pub fn flag(&mut self, name: &str) -> Result<Option<bool>, Fault> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(b)) => Ok(Some(b)),
+            Some(Value::String(s)) if s == "true" || s == "false" => Ok(Some(s == "true")),
+            Some(_) => Err(Fault::validation(name, format!("{name} must be true or false"))),
+        }
+    }
+
     /// A list of texts, if given; one text with commas is taken too.
     pub fn list(&mut self, name: &str) -> Result<Option<Vec<String>>, Fault> {
         let wrong = || Fault::validation(name, format!("{name} must be a list of strings"));

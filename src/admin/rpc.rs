@@ -103,6 +103,11 @@ pub const METHODS: &[Method] = &[
         doc: "Upstreams and the state of each bind",
     },
     Method {
+        name: "upstream.show",
+        roles: READ,
+        doc: "One upstream, with the form of its ids that has been learned",
+    },
+    Method {
         name: "upstream.enable",
         roles: LINKS,
         doc: "Switches an upstream on",
@@ -221,6 +226,7 @@ pub(super) async fn dispatch(context: &Context, method: &str, params: Value) -> 
         "session.list" => link::sessions(context, params),
         "session.kick" => link::kick(context, params),
         "upstream.list" => link::upstreams(context, params),
+        "upstream.show" => link::upstream(context, params),
         "upstream.enable" => link::enable(context, params, true),
         "upstream.disable" => link::enable(context, params, false),
         "upstream.reconnect" => link::reconnect(context, params),

@@ -31,12 +31,14 @@ const HELP: &str = "\
 Methods:
   account create NAME SYSTEM_ID [--password P] [--tps N] [--window N] [--max-binds N]
                  [--allow-ips A,B] [--senders A,B] [--tariff T] [--bind all|transmitter|receiver|transceiver]
+                 [--deliver-as deliver_sm|data_sm] [--receipts rolled-up|each] [--alphabet gsm7|latin1]
+                 [--transliterate true] [--outbind HOST:PORT --outbind-password P] [--certificates SHA256,…]
   account list | show ACCOUNT | update ACCOUNT … | suspend ACCOUNT | resume ACCOUNT | close ACCOUNT
   wallet topup ACCOUNT AMOUNT --provider P --receipt R
   wallet show ACCOUNT | statement ACCOUNT | limit ACCOUNT CREDIT | check
   message show ID
   session list | kick SESSION | kick --account ACCOUNT
-  upstream list | enable NAME | disable NAME | reconnect NAME
+  upstream list | show NAME | enable NAME | disable NAME | reconnect NAME
   queue show    stats show    server drain
 
 Examples:

@@ -98,14 +98,22 @@ pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
 
 fn customer(c: &Config, k: &mut Check<'_>) {
     let o = &c.customer;
-    if o.listen.is_empty() {
-        k.fault("customer.listen", "must name at least one address");
+    if o.listen.is_empty() && o.tls_listen.is_empty() {
+        k.fault("customer.listen", "must name at least one address, or tls_listen");
     }
-    if !o.tls_listen.is_empty() || !o.tls_cert.is_empty() || !o.tls_key.is_empty() {
-        k.fault(
-            "customer.tls_listen",
-            "TLS is not offered yet; leave tls_listen, tls_cert and tls_key out",
-        );
+    if !o.tls_listen.is_empty() {
+        for (key, file) in [("tls_cert", &o.tls_cert), ("tls_key", &o.tls_key)] {
+            match file {
+                None => k.fault(
+                    &format!("customer.{key}"),
+                    "is missing; tls_listen needs tls_cert and tls_key",
+                ),
+                Some(path) => readable(&format!("customer.{key}"), path, k),
+            }
+        }
+        if let Some(path) = &o.tls_client_ca {
+            readable("customer.tls_client_ca", path, k);
+        }
     }
     if o.system_id.len() > 15 || !o.system_id.is_ascii() {
         k.fault("customer.system_id", "must be at most 15 ASCII characters");
@@ -227,12 +235,41 @@ fn upstreams(c: &Config, k: &mut Check<'_>) {
         if u.retry_min_ms > u.retry_max_ms {
             k.fault(&path("retry_min_ms"), "must not be more than retry_max_ms");
         }
-        if u.tls {
+        tls(u, &path, k);
+    }
+}
+
+/// Never a certificate that nobody has vouched for, and never plain text where TLS was asked for.
+fn tls(u: &super::Upstream, path: &impl Fn(&str) -> String, k: &mut Check<'_>) {
+    if !u.tls {
+        if u.tls_ca.is_some() || !u.tls_fingerprint.is_empty() {
             k.fault(
                 &path("tls"),
-                "TLS is not offered yet; nothing falls back to plain text silently, so leave it false",
+                "is false although tls_ca or tls_fingerprint is set; set tls = true",
             );
         }
+        return;
+    }
+    let hex: String = u.tls_fingerprint.chars().filter(|c| *c != ':').collect();
+    if !hex.is_empty() && (hex.len() != 64 || !hex.chars().all(|c| c.is_ascii_hexdigit())) {
+        k.fault(
+            &path("tls_fingerprint"),
+            "must be a SHA-256 fingerprint: 64 hexadecimal digits",
+        );
+    }
+    match (&u.tls_ca, hex.is_empty()) {
+        (None, true) => k.fault(
+            &path("tls"),
+            "needs tls_ca (a PEM file) or tls_fingerprint, to know the SMSC by",
+        ),
+        (Some(file), _) => readable(&path("tls_ca"), file, k),
+        (None, false) => {}
+    }
+}
+
+fn readable(key: &str, file: &std::path::Path, k: &mut Check<'_>) {
+    if let Err(e) = std::fs::File::open(file) {
+        k.fault(key, format!("{} cannot be read: {e}", file.display()));
     }
 }
 

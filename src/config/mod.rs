@@ -131,6 +131,46 @@ choice! {
     }
 }
 choice! {
+    /// `[[upstream]] default_alphabet`: what its data_coding 0 stands for.
+    Alphabet {
+        /// GSM 03.38, one septet an octet.
+        #[default]
+        Gsm7 = "gsm7",
+        /// GSM 03.38, eight septets in seven octets.
+        Gsm7Packed = "gsm7-packed",
+        /// ISO 8859-1.
+        Latin1 = "latin1",
+        /// US-ASCII.
+        Ascii = "ascii",
+    }
+}
+choice! {
+    /// `[[upstream]] long_messages`.
+    LongMessages {
+        /// As the customer sent them.
+        #[default]
+        AsIs = "as-is",
+        /// In parts with a user data header.
+        Udh = "udh",
+        /// In parts with sar parameters.
+        Sar = "sar",
+        /// Whole, in message_payload.
+        Payload = "payload",
+    }
+}
+choice! {
+    /// `[[upstream]] validity`.
+    Validity {
+        /// As a span from now.
+        #[default]
+        Relative = "relative",
+        /// As an instant in UTC.
+        Absolute = "absolute",
+        /// Not at all.
+        Omit = "omit",
+    }
+}
+choice! {
     /// `[[route]] strategy`.
     Strategy {
         /// The first upstream that is bound.
@@ -161,9 +201,11 @@ pub struct Customer {
     /// Where they bind over TLS.
     pub tls_listen: Vec<SocketAddr>,
     /// Certificate chain, PEM.
-    pub tls_cert: String,
+    pub tls_cert: Option<PathBuf>,
     /// Private key, PEM.
-    pub tls_key: String,
+    pub tls_key: Option<PathBuf>,
+    /// Authorities whose client certificates are taken, PEM; none: clients need no certificate.
+    pub tls_client_ca: Option<PathBuf>,
     /// Our name in bind responses.
     pub system_id: String,
     /// A connection that has not bound by then is closed.
@@ -196,6 +238,8 @@ pub struct Customer {
     pub receipt_timeout_s: u64,
     /// Receipts and MO wait this long for a customer who is offline.
     pub receipt_keep_s: u64,
+    /// Parts of an inbound message wait this long for the others.
+    pub join_timeout_ms: u64,
 }
 
 impl Default for Customer {
@@ -203,8 +247,9 @@ impl Default for Customer {
         Customer {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 2775))],
             tls_listen: Vec::new(),
-            tls_cert: String::new(),
-            tls_key: String::new(),
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
             system_id: "SMSCONNECT".into(),
             bind_timeout_ms: 5_000,
             enquire_link_ms: 30_000,
@@ -221,6 +266,7 @@ impl Default for Customer {
             validity_max_s: 604_800,
             receipt_timeout_s: 259_200,
             receipt_keep_s: 604_800,
+            join_timeout_ms: 60_000,
         }
     }
 }
@@ -342,6 +388,8 @@ pub struct Limits {
     pub parked_keep_s: u64,
     /// Password checks waiting.
     pub bind_checks_max: u32,
+    /// Connections of one address that have not bound.
+    pub unbound_per_ip_max: u32,
 }
 
 impl Default for Limits {
@@ -353,6 +401,7 @@ impl Default for Limits {
             parked_max: 1_000_000,
             parked_keep_s: 259_200,
             bind_checks_max: 10_000,
+            unbound_per_ip_max: 6_000,
         }
     }
 }
@@ -450,8 +499,26 @@ pub struct Upstream {
     pub dest_ton: i32,
     /// Destination NPI; -1: E.164.
     pub dest_npi: i32,
+    /// What its data_coding 0 stands for.
+    pub default_alphabet: Alphabet,
+    /// How messages of more than one segment go.
+    pub long_messages: LongMessages,
+    /// How it is told what is left of a message's validity.
+    pub validity: Validity,
+    /// Optional parameters that pass besides those every SMSC knows, by tag.
+    pub tlvs: Vec<u32>,
+    /// States by the `stat` of its receipts.
+    pub states: BTreeMap<String, String>,
+    /// Error numbers by the `err` of its receipts.
+    pub errors: BTreeMap<String, u32>,
     /// TLS towards the SMSC.
     pub tls: bool,
+    /// Authorities that vouch for its certificate, PEM.
+    pub tls_ca: Option<PathBuf>,
+    /// Or the SHA-256 fingerprint of the certificate itself, hex.
+    pub tls_fingerprint: String,
+    /// The name in its certificate; empty: the host of the address.
+    pub tls_name: String,
 }
 
 impl Default for Upstream {
@@ -484,7 +551,16 @@ impl Default for Upstream {
             source_npi: -1,
             dest_ton: -1,
             dest_npi: -1,
+            default_alphabet: Alphabet::Gsm7,
+            long_messages: LongMessages::AsIs,
+            validity: Validity::Relative,
+            tlvs: Vec::new(),
+            states: BTreeMap::new(),
+            errors: BTreeMap::new(),
             tls: false,
+            tls_ca: None,
+            tls_fingerprint: String::new(),
+            tls_name: String::new(),
         }
     }
 }
@@ -544,8 +620,19 @@ pub struct Tariff {
     pub price: Vec<Price>,
 }
 
+impl Default for Inbound {
+    fn default() -> Self {
+        Inbound {
+            address: String::new(),
+            keyword: None,
+            account: String::new(),
+            join: true,
+        }
+    }
+}
+
 /// `[[inbound]]`
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Inbound {
     /// Short code or number.
     pub address: String,
@@ -553,6 +640,8 @@ pub struct Inbound {
     pub keyword: Option<String>,
     /// Who gets it.
     pub account: String,
+    /// Parts of a message are put together.
+    pub join: bool,
 }
 
 /// The whole configuration.

@@ -21,15 +21,17 @@ pub fn print(c: &Config) -> String {
     };
     let addresses =
         |items: &[std::net::SocketAddr]| list(&items.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let path = |p: &Option<std::path::PathBuf>| p.as_ref().map_or(String::new(), |p| p.display().to_string());
     let mut put = |text: String| {
         let _written = writeln!(out, "{text}");
     };
     put(format!(
-        "[customer]\nlisten = {}\ntls_listen = {}\ntls_cert = {:?}\ntls_key = {:?}\nsystem_id = {:?}\nbind_timeout_ms = {}\nenquire_link_ms = {}\nidle_timeout_ms = {}\nresponse_timeout_ms = {}\npdu_timeout_ms = {}\nwindow_max = {}\ndeliver_window = {}\ndeliver_retry_min_ms = {}\ndeliver_retry_max_ms = {}\ndeliver_attempts_max = {}\nconnections_max = {}\nvalidity_default_s = {}\nvalidity_max_s = {}\nreceipt_timeout_s = {}\nreceipt_keep_s = {}\n",
+        "[customer]\nlisten = {}\ntls_listen = {}\ntls_cert = {:?}\ntls_key = {:?}\ntls_client_ca = {:?}\nsystem_id = {:?}\nbind_timeout_ms = {}\nenquire_link_ms = {}\nidle_timeout_ms = {}\nresponse_timeout_ms = {}\npdu_timeout_ms = {}\nwindow_max = {}\ndeliver_window = {}\ndeliver_retry_min_ms = {}\ndeliver_retry_max_ms = {}\ndeliver_attempts_max = {}\nconnections_max = {}\nvalidity_default_s = {}\nvalidity_max_s = {}\nreceipt_timeout_s = {}\nreceipt_keep_s = {}\njoin_timeout_ms = {}\n",
         addresses(&o.listen),
         addresses(&o.tls_listen),
-        o.tls_cert,
-        o.tls_key,
+        path(&o.tls_cert),
+        path(&o.tls_key),
+        path(&o.tls_client_ca),
         o.system_id,
         o.bind_timeout_ms,
         o.enquire_link_ms,
@@ -45,7 +47,8 @@ pub fn print(c: &Config) -> String {
         o.validity_default_s,
         o.validity_max_s,
         o.receipt_timeout_s,
-        o.receipt_keep_s
+        o.receipt_keep_s,
+        o.join_timeout_ms
     ));
     put(format!(
         "[privacy]\nrequire_dpa = {}\n\n[numbering]\ncountry_code = {:?}\n",
@@ -88,8 +91,14 @@ pub fn print(c: &Config) -> String {
     put(format!("\n[metrics]\nlisten = {listen:?}\n"));
     let l = &c.limits;
     put(format!(
-        "[limits]\nopen_max = {}\ningress_max = {}\noutbox_max = {}\nparked_max = {}\nparked_keep_s = {}\nbind_checks_max = {}\n",
-        l.open_max, l.ingress_max, l.outbox_max, l.parked_max, l.parked_keep_s, l.bind_checks_max
+        "[limits]\nopen_max = {}\ningress_max = {}\noutbox_max = {}\nparked_max = {}\nparked_keep_s = {}\nbind_checks_max = {}\nunbound_per_ip_max = {}\n",
+        l.open_max,
+        l.ingress_max,
+        l.outbox_max,
+        l.parked_max,
+        l.parked_keep_s,
+        l.bind_checks_max,
+        l.unbound_per_ip_max
     ));
     put(format!(
         "[server]\ndrain_timeout_ms = {}\nworker_threads = {}\n\n[log]\nformat = {:?}\nlevel = {:?}\n\n[status]",
@@ -103,7 +112,7 @@ pub fn print(c: &Config) -> String {
     }
     for u in &c.upstream {
         put(format!(
-            "\n[[upstream]]\nname = {:?}\naddress = {}\nsystem_id = {:?}\npassword = \"***\"\nbind = {:?}\nbinds = {}\nwindow = {}\ntps = {}\nid_format = {:?}\nenquire_link_ms = {}\nresponse_timeout_ms = {}\nreconnect_min_ms = {}\nreconnect_max_ms = {}\nretry_min_ms = {}\nretry_max_ms = {}\nunknown_outcome = {:?}\nunknown_resend_max = {}\ncountry = {:?}\nqueue_max = {}\nsystem_type = {:?}\naddress_range = {:?}\ninterface_version = {:#x}\nsource_ton = {}\nsource_npi = {}\ndest_ton = {}\ndest_npi = {}\ntls = {}",
+            "\n[[upstream]]\nname = {:?}\naddress = {}\nsystem_id = {:?}\npassword = \"***\"\nbind = {:?}\nbinds = {}\nwindow = {}\ntps = {}\nid_format = {:?}\nenquire_link_ms = {}\nresponse_timeout_ms = {}\nreconnect_min_ms = {}\nreconnect_max_ms = {}\nretry_min_ms = {}\nretry_max_ms = {}\nunknown_outcome = {:?}\nunknown_resend_max = {}\ncountry = {:?}\nqueue_max = {}\nsystem_type = {:?}\naddress_range = {:?}\ninterface_version = {:#x}\nsource_ton = {}\nsource_npi = {}\ndest_ton = {}\ndest_npi = {}\ndefault_alphabet = {:?}\nlong_messages = {:?}\nvalidity = {:?}\ntlvs = {:?}\nstates = {}\nerrors = {}\ntls = {}\ntls_ca = {:?}\ntls_fingerprint = {:?}\ntls_name = {:?}",
             u.name,
             list(&u.address),
             u.system_id,
@@ -129,7 +138,16 @@ pub fn print(c: &Config) -> String {
             u.source_npi,
             u.dest_ton,
             u.dest_npi,
-            u.tls
+            u.default_alphabet.word(),
+            u.long_messages.word(),
+            u.validity.word(),
+            u.tlvs,
+            inline(u.states.iter().map(|(k, v)| format!("{k:?} = {v:?}"))),
+            inline(u.errors.iter().map(|(k, v)| format!("{k:?} = {v}"))),
+            u.tls,
+            path(&u.tls_ca),
+            u.tls_fingerprint,
+            u.tls_name
         ));
     }
     for r in &c.route {
@@ -163,9 +181,19 @@ pub fn print(c: &Config) -> String {
             .as_ref()
             .map_or(String::new(), |k| format!("keyword = {k:?}\n"));
         put(format!(
-            "\n[[inbound]]\naddress = {:?}\n{keyword}account = {:?}",
-            i.address, i.account
+            "\n[[inbound]]\naddress = {:?}\n{keyword}account = {:?}\njoin = {}",
+            i.address, i.account, i.join
         ));
     }
     out
+}
+
+/// A table on one line.
+fn inline(entries: impl Iterator<Item = String>) -> String {
+    let entries: Vec<String> = entries.collect();
+    if entries.is_empty() {
+        "{}".into()
+    } else {
+        format!("{{ {} }}", entries.join(", "))
+    }
 }

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use super::reader::{Faults, Places, Reader};
+use super::reader::{Faults, Places, Reader, number};
 use super::{
-    BindMode, ChargeOn, Config, Durability, IdFormat, Inbound, LogFormat, Price, Principal, Route, Secret,
-    Strategy, Tariff, Unknown, Upstream,
+    Alphabet, BindMode, ChargeOn, Config, Durability, IdFormat, Inbound, LogFormat, LongMessages, Price,
+    Principal, Route, Secret, Strategy, Tariff, Unknown, Upstream, Validity,
 };
 use crate::money::Money;
 
@@ -74,11 +74,7 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
     });
     r.table("status", |r| {
         for (key, line, value) in r.keys() {
-            let number = match value {
-                DeValue::Integer(i) => i64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok(),
-                _ => None,
-            };
-            match number.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0) {
+            match number(value).filter(|n| *n > 0) {
                 Some(status) => {
                     c.status.insert(key, status);
                 }
@@ -94,6 +90,7 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
         r.text("address", &mut i.address);
         i.keyword = r.optional_text("keyword");
         r.text("account", &mut i.account);
+        r.flag("join", &mut i.join);
         c.inbound.push(i);
     });
 }
@@ -102,8 +99,9 @@ fn customer(r: &mut Reader<'_, '_>, c: &mut Config) {
     let o = &mut c.customer;
     r.addresses("listen", &mut o.listen);
     r.addresses("tls_listen", &mut o.tls_listen);
-    r.text("tls_cert", &mut o.tls_cert);
-    r.text("tls_key", &mut o.tls_key);
+    o.tls_cert = r.optional_text("tls_cert").map(Into::into);
+    o.tls_key = r.optional_text("tls_key").map(Into::into);
+    o.tls_client_ca = r.optional_text("tls_client_ca").map(Into::into);
     r.text("system_id", &mut o.system_id);
     r.u64("bind_timeout_ms", 1, DAY_MS, &mut o.bind_timeout_ms);
     r.u64("enquire_link_ms", 0, DAY_MS, &mut o.enquire_link_ms);
@@ -120,6 +118,7 @@ fn customer(r: &mut Reader<'_, '_>, c: &mut Config) {
     r.u64("validity_max_s", 1, YEAR_S, &mut o.validity_max_s);
     r.u64("receipt_timeout_s", 1, YEAR_S, &mut o.receipt_timeout_s);
     r.u64("receipt_keep_s", 1, YEAR_S, &mut o.receipt_keep_s);
+    r.u64("join_timeout_ms", 1, DAY_MS, &mut o.join_timeout_ms);
 }
 
 fn store(r: &mut Reader<'_, '_>, c: &mut Config) {
@@ -186,7 +185,13 @@ fn limits(r: &mut Reader<'_, '_>, c: &mut Config) {
     r.u32("parked_max", 1, 100_000_000, &mut o.parked_max);
     r.u64("parked_keep_s", 1, YEAR_S, &mut o.parked_keep_s);
     r.u32("bind_checks_max", 1, 1_000_000, &mut o.bind_checks_max);
+    r.u32("unbound_per_ip_max", 1, 1_000_000, &mut o.unbound_per_ip_max);
 }
+
+/// Words of `[[upstream]] states`.
+const STATES: &[&str] = &[
+    "ENROUTE", "DELIVRD", "EXPIRED", "DELETED", "UNDELIV", "ACCEPTD", "UNKNOWN", "REJECTD",
+];
 
 fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
     let mut u = Upstream::default();
@@ -231,7 +236,44 @@ fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
             *into = n as i32;
         }
     }
+    r.choice(
+        "default_alphabet",
+        Alphabet::WORDS,
+        Alphabet::parse,
+        &mut u.default_alphabet,
+    );
+    r.choice(
+        "long_messages",
+        LongMessages::WORDS,
+        LongMessages::parse,
+        &mut u.long_messages,
+    );
+    r.choice("validity", Validity::WORDS, Validity::parse, &mut u.validity);
+    r.numbers("tlvs", 0xFFFF, &mut u.tlvs);
+    r.table("states", |r| {
+        for (key, line, value) in r.keys() {
+            match value {
+                DeValue::String(s) if STATES.contains(&s.as_ref()) => {
+                    u.states.insert(key, s.to_string());
+                }
+                _ => r.fault(line, &key, &format!("must be one of {}", STATES.join(", "))),
+            }
+        }
+    });
+    r.table("errors", |r| {
+        for (key, line, value) in r.keys() {
+            match number(value).filter(|n| *n <= 0xFFFF) {
+                Some(n) => {
+                    u.errors.insert(key, n);
+                }
+                None => r.fault(line, &key, "must be a number from 0 to 65535"),
+            }
+        }
+    });
     r.flag("tls", &mut u.tls);
+    u.tls_ca = r.optional_text("tls_ca").map(Into::into);
+    r.text("tls_fingerprint", &mut u.tls_fingerprint);
+    r.text("tls_name", &mut u.tls_name);
     u
 }
 
@@ -291,7 +333,14 @@ fn resolve(c: &mut Config) {
     let dir = c.dir.clone();
     for path in [&mut c.store.path, &mut c.admin.socket]
         .into_iter()
-        .chain(c.upstream.iter_mut().filter_map(|u| u.password_file.as_mut()))
+        .chain(
+            c.upstream
+                .iter_mut()
+                .flat_map(|u| u.password_file.as_mut().into_iter().chain(u.tls_ca.as_mut())),
+        )
+        .chain(c.customer.tls_cert.as_mut())
+        .chain(c.customer.tls_key.as_mut())
+        .chain(c.customer.tls_client_ca.as_mut())
     {
         if path.is_relative() {
             *path = dir.join(&*path);

@@ -142,6 +142,24 @@ impl<'a, 't> Reader<'a, 't> {
         }
     }
 
+    /// A list of whole numbers from 0 to `max`.
+    pub fn numbers(&mut self, key: &'static str, max: u32, into: &mut Vec<u32>) {
+        let Some((line, value)) = self.find(key) else {
+            return;
+        };
+        let items = match value {
+            DeValue::Array(items) => items,
+            _ => return self.fault(line, key, "must be a list of numbers"),
+        };
+        into.clear();
+        for item in items {
+            match number(item.get_ref()).filter(|n| *n <= max) {
+                Some(n) => into.push(n),
+                None => self.fault(line, key, &format!("must be a list of numbers from 0 to {max}")),
+            }
+        }
+    }
+
     /// A list of strings; one string stands for a list of one.
     pub fn list(&mut self, key: &'static str, into: &mut Vec<String>) {
         match self.find(key) {
@@ -267,6 +285,17 @@ impl<'a, 't> Reader<'a, 't> {
             let hint = near.map_or(String::new(), |n| format!("; did you mean {n}?"));
             self.fault(line, &key, &format!("unknown key{hint}"));
         }
+    }
+}
+
+/// A whole number, decimal, hexadecimal or otherwise.
+pub(super) fn number(value: &DeValue<'_>) -> Option<u32> {
+    match value {
+        DeValue::Integer(i) => {
+            let n = i64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok()?;
+            u32::try_from(n).ok()
+        }
+        _ => None,
     }
 }
 

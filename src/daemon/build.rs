@@ -6,14 +6,15 @@ use std::sync::Arc;
 use crate::admin::Principal;
 use crate::config::{self, BindMode, Config, IdFormat, Unknown};
 use crate::domain::address::Numbering;
-use crate::domain::outcome::ChargeOn;
+use crate::domain::outcome::{ChargeOn, Final};
 use crate::domain::route::{Route, RouteTable, Strategy};
 use crate::domain::tariff::Tariff;
 use crate::flow::{Gateway, IdForm, InboundRule, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
 use crate::ids::UpstreamId;
 use crate::metrics::Metrics;
-use crate::net::{LinkOptions, Statuses};
+use crate::net::{Form, LinkOptions, LongMessages, ReceiptMaps, Statuses, TlsClient, Validity};
 use crate::session::{BindKind, Timers};
+use crate::text::Charset;
 
 pub(super) struct Built {
     pub gateway: Gateway,
@@ -119,6 +120,32 @@ fn link(
         },
         reconnect_min_ms: u.reconnect_min_ms,
         reconnect_max_ms: u.reconnect_max_ms,
+        tls: u
+            .tls
+            .then(|| TlsClient::new(u.tls_ca.as_deref(), &u.tls_fingerprint, &u.tls_name))
+            .transpose()
+            .map_err(|e| format!("upstream {}: {e}", u.name))?,
+        form: Form {
+            alphabet: match u.default_alphabet {
+                config::Alphabet::Gsm7 => Charset::Gsm7,
+                config::Alphabet::Gsm7Packed => Charset::Gsm7Packed,
+                config::Alphabet::Latin1 => Charset::Latin1,
+                config::Alphabet::Ascii => Charset::Ascii,
+            },
+            long_messages: match u.long_messages {
+                config::LongMessages::AsIs => LongMessages::AsIs,
+                config::LongMessages::Udh => LongMessages::Udh,
+                config::LongMessages::Sar => LongMessages::Sar,
+                config::LongMessages::Payload => LongMessages::Payload,
+            },
+            tlvs: u.tlvs.iter().map(|t| *t as u16).collect(),
+        },
+        validity: match u.validity {
+            config::Validity::Relative => Validity::Relative,
+            config::Validity::Absolute => Validity::Absolute,
+            config::Validity::Omit => Validity::Omit,
+        },
+        maps: receipt_maps(u),
         address_types: [
             given(u.source_ton),
             given(u.source_npi),
@@ -127,6 +154,29 @@ fn link(
         ],
     })
 }
+
+/// `stat` words are compared in capitals, `err` words in small letters.
+fn receipt_maps(u: &config::Upstream) -> ReceiptMaps {
+    let code = |word: &String| {
+        let found = (0..=8).find(|c| Final::from_code(*c).is_some_and(|f| f.word() == word));
+        found.unwrap_or(ENROUTE)
+    };
+    ReceiptMaps {
+        states: u
+            .states
+            .iter()
+            .map(|(stat, word)| (stat.to_ascii_uppercase(), code(word)))
+            .collect(),
+        errors: u
+            .errors
+            .iter()
+            .map(|(err, n)| (err.to_ascii_lowercase(), *n as u16))
+            .collect(),
+    }
+}
+
+/// message_state of a message that has not ended (SMPP 3.4 §5.2.28).
+const ENROUTE: u8 = 1;
 
 fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
     let mut tariffs = HashMap::new();
@@ -149,6 +199,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         address: i.address.clone(),
         keyword: i.keyword.clone(),
         account: i.account.clone(),
+        join: i.join,
     });
     Ok(Policy {
         numbering: Numbering {
@@ -162,6 +213,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         validity_max_ms: c.validity_max_s * 1_000,
         receipt_timeout_ms: c.receipt_timeout_s * 1_000,
         receipt_keep_ms: c.receipt_keep_s * 1_000,
+        join_timeout_ms: c.join_timeout_ms,
         deliver_attempts_max: c.deliver_attempts_max,
         deliver_retry_min_ms: c.deliver_retry_min_ms,
         deliver_retry_max_ms: c.deliver_retry_max_ms,

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Access, Context, Server};
 use crate::clock;
 use crate::config::{Config, Durability, LogFormat};
-use crate::flow::{Engine, EngineOptions, Gateway};
+use crate::flow::{Engine, EngineOptions, Found, Gateway};
 use crate::metrics::{RECEIPT_SECONDS, ROWS, SECONDS};
 use crate::net::Net;
 use crate::store::StoreError;
@@ -96,6 +96,7 @@ pub fn start_with(config: &Config, accept_older: bool) -> Result<Running, StartE
         check_in_background(&config.store.path);
     }
     let thread = spawn_engine(engine).map_err(failed)?;
+    spawn_lookups(&gateway, &config.store.path).map_err(failed)?;
     let net = Net::start(
         Arc::clone(&gateway),
         config,
@@ -145,6 +146,40 @@ fn spawn_engine(mut engine: Engine<SqliteStore>) -> std::io::Result<std::thread:
             }
             Err(error) => fatal(&error),
         })
+}
+
+/// Answers questions about what is over, on a thread with a read-only connection of its own. It ends with the gateway.
+fn spawn_lookups(gateway: &Gateway, path: &Path) -> std::io::Result<()> {
+    use crate::store::sqlite::Reader;
+    let Some(jobs) = gateway.lookups.open() else {
+        return Ok(());
+    };
+    let path = path.to_path_buf();
+    std::thread::Builder::new()
+        .name("lookups".into())
+        .spawn(move || {
+            let mut reader: Option<Reader> = None;
+            for job in jobs {
+                if reader.is_none() {
+                    reader = Reader::open(&path).ok();
+                }
+                let Some(open) = &reader else {
+                    job.answer(None, true);
+                    continue;
+                };
+                job.work(|key| {
+                    open.message(key).map(|found| {
+                        found.map(|m| Found {
+                            account: m.account,
+                            source: m.stub.parts().source.to_vec(),
+                            sibling: m.stub.parts().sibling,
+                            end: m.end,
+                        })
+                    })
+                });
+            }
+        })
+        .map(|_| ())
 }
 
 /// The store cannot be trusted or is no longer ours. Aborts without closing it: closing would move the log into the main

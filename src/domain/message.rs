@@ -42,6 +42,38 @@ impl Piece {
     }
 }
 
+/// Which part of an inbound message a deliver_sm is: from its user data header or its sar parameters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fragment {
+    /// Common to all parts.
+    pub reference: u16,
+    /// How many parts.
+    pub total: u8,
+    /// This one, from 1.
+    pub part: u8,
+    /// Octets of user data header before its text.
+    pub header: u8,
+}
+
+/// Raw well-formed TLVs without those whose tag `keep` does not want.
+#[must_use]
+pub fn retain_tlvs(raw: &[u8], keep: impl Fn(u16) -> bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = raw;
+    while let [t1, t0, l1, l0, after @ ..] = rest {
+        let len = usize::from(u16::from_be_bytes([*l1, *l0]));
+        let Some((one, next)) = rest.split_at_checked(4 + len) else {
+            break;
+        };
+        if keep(u16::from_be_bytes([*t1, *t0])) {
+            out.extend_from_slice(one);
+        }
+        let _value = after;
+        rest = next;
+    }
+    out
+}
+
 /// The one-octet fields of a message, with the meaning SMPP 3.4 §5.2 gives them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flags {
@@ -229,6 +261,13 @@ pub struct Stub {
 const STUB_HEAD: usize = 7;
 /// How much of the text a receipt repeats (SMPP 3.4 Appendix B).
 pub const RECEIPT_TEXT: usize = 20;
+
+impl Default for Stub {
+    /// Nothing is known.
+    fn default() -> Self {
+        Stub::of(&Parts::default())
+    }
+}
 
 impl Stub {
     fn of(parts: &Parts<'_>) -> Stub {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::account::AccountState;
 use super::gateway::Gateway;
-use super::ingress::Admitted;
+use super::ingress::{Admitted, Ticket};
 use super::policy::Policy;
 use crate::domain::message::{Flags, Message, Parts};
 use crate::domain::outcome::Wants;
@@ -13,8 +13,8 @@ use crate::domain::reject::Reject;
 /// A submit as the protocol edge hands it over: fields checked for form, nothing decided.
 #[derive(Clone, Copy)]
 pub struct Submission<'a> {
-    /// The customer's sequence number.
-    pub sequence: u32,
+    /// Comes back with the answer; `None` for the second and later messages of a submit_multi.
+    pub ticket: Option<Ticket>,
     /// Addresses as written, text, optional parameters.
     pub parts: Parts<'a>,
     /// Destination is marked as national.
@@ -27,7 +27,7 @@ pub struct Submission<'a> {
 
 impl std::fmt::Debug for Submission<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Submission({})", self.sequence)
+        write!(f, "Submission({:?})", self.ticket)
     }
 }
 
@@ -90,7 +90,7 @@ pub fn admit(
         .in_commit_octets
         .fetch_add(message.record().len() as u64, Ordering::Relaxed);
     Ok(Admitted {
-        sequence: submission.sequence,
+        ticket: submission.ticket,
         at_ms: now_ms,
         expires_ms,
         hold,

@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 
 use super::account::Accounts;
-use super::ingress::{Control, ControlError, ControlReply, Ingress, Input, Signal, lock};
+use super::ingress::{
+    Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer, lock,
+};
 use super::lane::{Outgoing, Upstream};
+use super::lookup::Lookups;
 use super::policy::Policy;
 use crate::domain::outcome::Final;
 use crate::domain::reject::Reject;
@@ -66,6 +69,8 @@ pub struct SessionInfo {
     pub kicked: AtomicBool,
     /// Wakes it.
     pub signal: Arc<dyn Signal>,
+    /// For what concerns the session and is no answer.
+    pub mailbox: Arc<Mailbox<ToCustomer>>,
 }
 
 /// Counters since the start, for `stats.show` and the demo.
@@ -113,6 +118,8 @@ pub struct Gateway {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The way in to the engine.
     pub ingress: Ingress,
+    /// Questions about what is over.
+    pub lookups: Lookups,
     /// Bounds.
     pub limits: Limits,
     /// Counters.
@@ -153,6 +160,7 @@ impl Gateway {
             accounts: ArcSwap::default(),
             upstreams,
             ingress: Ingress::default(),
+            lookups: Lookups::default(),
             limits,
             totals: Totals::default(),
             metrics,

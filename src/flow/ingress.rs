@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::account::AccountState;
 use super::lane::Outgoing;
 use crate::domain::account::Account;
-use crate::domain::message::{Message, Piece};
+use crate::domain::message::{Fragment, Message, Piece};
 use crate::domain::outcome::{ChargeOn, Wants};
 use crate::domain::reject::Reject;
 use crate::domain::wallet::Hold;
@@ -70,13 +70,100 @@ impl<T> Mailbox<T> {
     }
 }
 
+/// What a session gave with a request and gets back with its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// The customer's sequence number.
+    pub sequence: u32,
+    /// The session's own: which operation the answer belongs to.
+    pub tag: u32,
+}
+
 /// To a customer's session.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ToCustomer {
     /// On record: answer this submit with ESME_ROK and the key.
-    Accepted(u32, MessageKey),
+    Accepted(Ticket, MessageKey),
     /// Could not be put on record: answer with the reason's status. Nothing was charged.
-    Refused(u32, Reject),
+    Refused(Ticket, Reject),
+    /// What came of a query_sm, cancel_sm or replace_sm.
+    Outcome(Ticket, Outcome),
+    /// A handset that the customer waits for is reachable again (alert_notification): the body of the PDU.
+    Alert(Arc<[u8]>),
+}
+
+/// What came of an operation on a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The state of a message.
+    State {
+        /// Its id.
+        key: MessageKey,
+        /// message_state.
+        state: u8,
+        /// When it ended, ms since the epoch.
+        done_ms: Option<u64>,
+        /// `err` of its receipt.
+        err: u16,
+    },
+    /// Done, and on record.
+    Done,
+    /// The message has been sent, or is over.
+    TooLate,
+    /// No such message of this account.
+    NotFound,
+    /// For a reason of ours.
+    Refused(Reject),
+}
+
+/// An operation on messages that are on record.
+#[derive(Debug)]
+pub enum Operation {
+    /// Tells the state of a message.
+    Query {
+        /// Which.
+        key: MessageKey,
+        /// Its source address; empty: any.
+        source: Box<[u8]>,
+    },
+    /// Takes a message back.
+    Cancel {
+        /// Which.
+        key: MessageKey,
+        /// Its source address; empty: any.
+        source: Box<[u8]>,
+    },
+    /// Takes back everything that waits for a destination.
+    CancelAll {
+        /// From this source address.
+        source: Box<[u8]>,
+        /// To this number.
+        dest: Box<[u8]>,
+        /// Of this service_type; empty: any.
+        service_type: Box<[u8]>,
+    },
+    /// Puts another text in place of a message's.
+    Replace {
+        /// Which.
+        key: MessageKey,
+        /// Its source address; empty: any.
+        source: Box<[u8]>,
+        /// The new text and times.
+        replacement: Box<super::engine::Replacement>,
+    },
+}
+
+/// A customer's operation on its messages.
+#[derive(Debug)]
+pub struct Asked {
+    /// Whose.
+    pub account: Arc<AccountState>,
+    /// What.
+    pub operation: Operation,
+    /// Comes back with the answer.
+    pub ticket: Ticket,
+    /// Where the answer goes.
+    pub reply: Arc<Mailbox<ToCustomer>>,
 }
 
 /// To an upstream bind.
@@ -91,8 +178,8 @@ pub enum ToUpstream {
 /// A submit that passed every check and holds its price.
 #[derive(Debug)]
 pub struct Admitted {
-    /// The customer's sequence number, for the answer.
-    pub sequence: u32,
+    /// Comes back with the answer; `None` for the second and later messages of a submit_multi.
+    pub ticket: Option<Ticket>,
     /// Now, ms since the epoch.
     pub at_ms: u64,
     /// Until when it may be sent.
@@ -172,8 +259,10 @@ pub enum UpEvent {
     Abandoned(MessageKey, Piece),
     /// A receipt; the token comes back with the answer.
     Receipt(u64, UpReceipt),
-    /// A mobile-originated message; the token comes back with the answer.
-    Inbound(u64, Message),
+    /// A mobile-originated message, and which part of one it is; the token comes back with the answer.
+    Inbound(u64, Message, Option<Fragment>),
+    /// A handset is reachable again (alert_notification): the address it speaks to, and the body of the PDU.
+    Alert(Box<[u8]>, Arc<[u8]>),
 }
 
 /// Why a control request was not done.
@@ -268,6 +357,8 @@ pub enum Input {
         /// Where the answers go.
         reply: Arc<Mailbox<ToUpstream>>,
     },
+    /// An operation on messages.
+    Operation(Box<Asked>),
     /// A control request.
     Control(Control, Reply),
 }
@@ -277,6 +368,7 @@ impl std::fmt::Debug for Input {
         match self {
             Input::Submits { items, .. } => write!(f, "Submits({})", items.len()),
             Input::Upstream { events, .. } => write!(f, "Upstream({})", events.len()),
+            Input::Operation(asked) => asked.operation.fmt(f),
             Input::Control(op, _) => op.fmt(f),
         }
     }

@@ -64,6 +64,18 @@ pub enum UnknownOutcome {
     Fail,
 }
 
+impl UnknownOutcome {
+    /// Its word in the config.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            UnknownOutcome::Resend => "resend",
+            UnknownOutcome::Hold => "hold",
+            UnknownOutcome::Fail => "fail",
+        }
+    }
+}
+
 /// How an upstream is treated.
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
@@ -92,6 +104,8 @@ pub struct BindInfo {
     pub state: AtomicU32,
     /// Unanswered requests.
     pub outstanding: AtomicU32,
+    /// How many it is given at most, as it has answered so far.
+    pub window: AtomicU32,
     /// Since when in this state, ms since the epoch.
     pub since_ms: AtomicU64,
     /// Why it is down, in a word or two.
@@ -429,21 +443,6 @@ impl Upstream {
         lane.retry.retain(|_, m| keep(m));
         lane.octets = lane.octets.saturating_sub(octets);
         found
-    }
-
-    /// Puts another text in place of that of a message which waits here whole in memory. `false`: it does not.
-    pub(super) fn replace(&self, key: MessageKey, expires_ms: u64, segments: u8, message: &Message) -> bool {
-        let mut lane = lock(&self.lane);
-        let lane = &mut *lane;
-        let waiting = lane.queue.iter_mut().chain(lane.retry.values_mut());
-        for m in waiting.filter(|m| m.key == key && m.piece.whole()) {
-            lane.octets = (lane.octets + message.record().len()).saturating_sub(m.message.record().len());
-            m.message = message.clone();
-            m.expires_ms = expires_ms;
-            m.segments = segments;
-            return true;
-        }
-        false
     }
 
     /// Keys of everything that waits here, for a search through it.

@@ -14,18 +14,20 @@ mod gateway;
 mod habits;
 mod ingress;
 mod lane;
+mod lookup;
 mod outbox;
 mod policy;
 
 pub use account::{AccountState, Accounts};
 pub use admit::{Submission, admit};
-pub use engine::{Engine, EngineOptions, OpenView};
+pub use engine::{Engine, EngineOptions, OpenView, Replacement};
 pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals, metrics};
 pub use habits::{IdForm, IdHabits};
 pub use ingress::{
-    Admitted, Change, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer,
-    ToUpstream, UpEvent, UpReceipt,
+    Admitted, Asked, Change, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Operation,
+    Outcome, Signal, Ticket, ToCustomer, ToUpstream, UpEvent, UpReceipt,
 };
 pub use lane::{BindInfo, Outgoing, PartSet, UnknownOutcome, Upstream, UpstreamOptions};
+pub use lookup::{Found, Job, Lookups};
 pub use outbox::{OutItem, Outbox, Payload};
 pub use policy::{InboundRule, Policy};

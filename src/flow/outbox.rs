@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::ingress::{Signal, lock};
-use crate::domain::message::{Message, Stub};
+use crate::domain::message::{Fragment, Message, Stub};
 use crate::domain::outcome::Final;
 use crate::ids::{AccountId, MessageKey, Pos, SessionId};
 use crate::store::{OutboxKind, OutboxRow};
@@ -105,6 +105,7 @@ impl OutItem {
     pub fn from_row(row: &OutboxRow) -> Option<OutItem> {
         let payload = match row.kind {
             OutboxKind::Inbound => Payload::Inbound(Message::from_record(&row.payload).ok()?),
+            OutboxKind::Part => return None,
             OutboxKind::Receipt => {
                 let (head, rest) = row.payload.split_at_checked(RECEIPT_HEAD)?;
                 let code = *head.first()?;
@@ -132,6 +133,36 @@ impl OutItem {
             payload,
         })
     }
+}
+
+/// The row of a part of an inbound message that waits for the others. It belongs to nobody yet: the first word of the first
+/// part may decide.
+#[must_use]
+pub(super) fn part_row(pos: Pos, message: &Message, f: Fragment, at_ms: u64) -> OutboxRow {
+    let [high, low] = f.reference.to_be_bytes();
+    let payload = [&[high, low, f.total, f.part, f.header], message.record()].concat();
+    OutboxRow {
+        account: AccountId::NONE,
+        pos,
+        kind: OutboxKind::Part,
+        key: MessageKey(0),
+        at_ms,
+        parked: true,
+        payload: payload.into(),
+    }
+}
+
+/// Reads such a row back; `None` if its payload is damaged.
+#[must_use]
+pub(super) fn read_part(row: &OutboxRow) -> Option<(Message, Fragment)> {
+    let (head, record) = row.payload.split_first_chunk::<5>()?;
+    let fragment = Fragment {
+        reference: u16::from_be_bytes([head[0], head[1]]),
+        total: head[2],
+        part: head[3],
+        header: head[4],
+    };
+    Some((Message::from_record(record).ok()?, fragment))
 }
 
 #[derive(Default)]

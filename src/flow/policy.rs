@@ -17,6 +17,8 @@ pub struct InboundRule {
     pub keyword: Option<String>,
     /// Name of the account.
     pub account: String,
+    /// Parts of a message are put together.
+    pub join: bool,
 }
 
 /// Routes, prices and limits of messages.
@@ -40,6 +42,8 @@ pub struct Policy {
     pub receipt_timeout_ms: u64,
     /// Receipts and inbound messages wait this long for a customer, ms.
     pub receipt_keep_ms: u64,
+    /// Parts of an inbound message wait this long for the others, ms.
+    pub join_timeout_ms: u64,
     /// Refusals by a customer before a receipt is parked.
     pub deliver_attempts_max: u32,
     /// First pause after a refusal, ms; doubles.
@@ -59,14 +63,23 @@ impl Policy {
         }
     }
 
-    /// The account that owns inbound messages to `address` beginning with `text`.
+    /// Whether parts of messages to `address` are put together for anybody.
+    #[must_use]
+    pub fn joins(&self, address: &[u8]) -> bool {
+        let address = address.strip_prefix(b"+").unwrap_or(address);
+        self.inbound
+            .iter()
+            .any(|r| r.join && r.address.strip_prefix('+').unwrap_or(&r.address).as_bytes() == address)
+    }
+
+    /// The account that owns inbound messages to `address` beginning with `text`, and whether it wants their parts put together.
     #[must_use]
     pub fn inbound_owner(
         &self,
         address: &[u8],
         text: &[u8],
         by_name: impl Fn(&str) -> Option<AccountId>,
-    ) -> Option<AccountId> {
+    ) -> Option<(AccountId, bool)> {
         let word = text
             .split(|c| c.is_ascii_whitespace())
             .find(|w| !w.is_empty())
@@ -86,7 +99,7 @@ impl Policy {
             .filter(matches)
             .find(keyword)
             .or_else(|| self.inbound.iter().filter(matches).find(|r| r.keyword.is_none()))?;
-        by_name(&rule.account)
+        by_name(&rule.account).map(|account| (account, rule.join))
     }
 }
 
@@ -100,6 +113,7 @@ mod tests {
             address: "22555".into(),
             keyword: keyword.map(str::to_string),
             account: account.into(),
+            join: true,
         };
         let policy = Policy {
             inbound: vec![rule(None, "1"), rule(Some("NEWS"), "2")],
@@ -110,8 +124,8 @@ mod tests {
                 n.parse().ok().map(AccountId)
             })
         };
-        assert_eq!(owner("22555", " news today"), Some(AccountId(2)));
-        assert_eq!(owner("22555", "newsletter"), Some(AccountId(1)));
+        assert_eq!(owner("22555", " news today"), Some((AccountId(2), true)));
+        assert_eq!(owner("22555", "newsletter"), Some((AccountId(1), true)));
         assert_eq!(owner("22556", "news"), None);
     }
 }

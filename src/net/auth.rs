@@ -11,6 +11,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordVerifier};
 use blake2::digest::{KeyInit, Mac};
 
+use super::tls;
 use super::turnstile::{Failures, Turnstile};
 use crate::clock;
 use crate::domain::account::BindAllowed;
@@ -37,6 +38,7 @@ pub(super) enum Refusal {
     WrongPassword,
     Inactive,
     Address,
+    Certificate,
     BindKind,
     TooManyBinds,
     Busy,
@@ -49,11 +51,23 @@ impl Refusal {
             Refusal::WrongPassword => "wrong password",
             Refusal::Inactive => "account is not active",
             Refusal::Address => "address is not in the account's allow-list",
+            Refusal::Certificate => "no certificate that the account allows",
             Refusal::BindKind => "kind of bind is not allowed for the account",
             Refusal::TooManyBinds => "too many binds",
             Refusal::Busy => "too many password checks are waiting",
         }
     }
+}
+
+/// What a client says of itself.
+#[derive(Clone, Copy)]
+pub(super) struct Claim<'a> {
+    pub system_id: &'a [u8],
+    pub password: &'a [u8],
+    pub kind: BindKind,
+    pub peer: IpAddr,
+    /// Fingerprint of its certificate, over TLS.
+    pub certificate: Option<&'a str>,
 }
 
 /// See the module's description.
@@ -84,14 +98,14 @@ impl Auth {
     }
 
     /// Checks a bind and takes one of the account's bind slots.
-    pub async fn bind(
-        &self,
-        gateway: &Gateway,
-        system_id: &[u8],
-        password: &[u8],
-        kind: BindKind,
-        peer: IpAddr,
-    ) -> Result<Arc<AccountState>, Refusal> {
+    pub async fn bind(&self, gateway: &Gateway, claim: &Claim<'_>) -> Result<Arc<AccountState>, Refusal> {
+        let Claim {
+            system_id,
+            password,
+            kind,
+            peer,
+            certificate,
+        } = *claim;
         let account = gateway.accounts().by_system_id(system_id).cloned();
         let hash = account
             .as_ref()
@@ -112,6 +126,10 @@ impl Auth {
         }
         if !spec.admits(peer) {
             return Err(Refusal::Address);
+        }
+        let shown = certificate.unwrap_or_default();
+        if !spec.certificates.is_empty() && !spec.certificates.iter().any(|c| tls::normal(c) == shown) {
+            return Err(Refusal::Certificate);
         }
         let allowed = match spec.bind {
             BindAllowed::All => true,

@@ -6,19 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
-use super::auth::Refusal;
+use super::accept::Place;
+use super::auth::{self, Refusal};
 use super::pdus::Pdus;
-use super::submit::Fault;
-use super::{Shared, Wake, deliver, submit};
+use super::requests::Multis;
+use super::{Shared, Wake, deliver, tls};
 use crate::clock;
-use crate::domain::reject::Reject;
-use crate::flow::{
-    AccountState, Admitted, Input, Mailbox, OutItem, SessionInfo, SessionKind, ToCustomer, admit,
-};
+use crate::domain::account::DeliverAs;
+use crate::flow::{AccountState, Admitted, Input, Mailbox, OutItem, SessionInfo, SessionKind, ToCustomer};
 use crate::ids::{Pos, SessionId};
-use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
+use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers};
 use crate::smpp::{self, BindResp, CommandId, CommandStatus, MAX_PDU_DEFAULT, Tag, Tlvs};
 use crate::wire::{Connection, Read};
 
@@ -31,11 +28,11 @@ const OUT_DELIVER: usize = 128 * 1024;
 const GIVEN_UP_MAX: usize = 1_000;
 
 /// Who is bound, once bound.
-struct Bound {
-    account: Arc<AccountState>,
-    kind: BindKind,
+pub(super) struct Bound {
+    pub account: Arc<AccountState>,
+    pub kind: BindKind,
     info: Arc<SessionInfo>,
-    window: usize,
+    pub window: usize,
     /// 3.4 or later: may be sent TLVs.
     tlvs: bool,
 }
@@ -55,18 +52,19 @@ struct Customer {
 }
 
 /// Everything but the socket.
-struct Logic {
-    shared: Arc<Shared>,
+pub(super) struct Logic {
+    pub shared: Arc<Shared>,
     peer: SocketAddr,
+    place: Option<Place>,
     id: SessionId,
-    session: Session<OutItem>,
+    pub session: Session<OutItem>,
     wake: Wake,
-    mailbox: Arc<Mailbox<ToCustomer>>,
-    bound: Option<Bound>,
+    pub mailbox: Arc<Mailbox<ToCustomer>>,
+    pub bound: Option<Bound>,
     bind: Option<BindRequest>,
-    batch: Vec<Admitted>,
+    pub batch: Vec<Admitted>,
     /// Submits handed over and not answered yet.
-    unanswered: usize,
+    pub unanswered: usize,
     delivered: Vec<OutItem>,
     /// Deliveries stop until then: the customer has left the last ones unanswered.
     quiet_until_ms: u64,
@@ -74,17 +72,25 @@ struct Logic {
     silences: u32,
     /// Deliveries given up for lack of an answer, by sequence number.
     given_up: VecDeque<(u32, Pos)>,
-    letters: Vec<ToCustomer>,
+    pub letters: Vec<ToCustomer>,
+    /// Answers to submit_multis that are under way.
+    pub multis: Multis,
     pdus: Pdus,
     /// When batches of submits were handed over, monotonic microseconds, and how many of each are unanswered.
     handed: VecDeque<(u64, usize)>,
     items: Vec<OutItem>,
-    stopping: bool,
+    pub stopping: bool,
 }
 
-/// Serves a connection until it is closed.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let _set = stream.set_nodelay(true);
+/// Serves a connection until it is closed. `hello` is sent first (outbind).
+pub(super) async fn serve(
+    mut conn: Connection,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    place: Option<Place>,
+    hello: Vec<u8>,
+) {
+    conn.out = hello;
     let c = &shared.customer;
     let timers = Timers {
         bind_ms: c.bind_timeout_ms,
@@ -107,18 +113,16 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
         silences: 0,
         given_up: VecDeque::new(),
         letters: Vec::new(),
+        multis: Multis::default(),
         pdus: Pdus::new("customer"),
         handed: VecDeque::new(),
         items: Vec::new(),
         stopping: false,
         peer,
+        place,
         shared,
     };
-    let mut customer = Customer {
-        conn: Connection::new(stream),
-        wake,
-        logic,
-    };
+    let mut customer = Customer { conn, wake, logic };
     let cause = customer.run().await;
     customer.logic.end(cause);
 }
@@ -133,7 +137,8 @@ impl Customer {
             let (conn, logic) = (&mut self.conn, &mut self.logic);
             logic.letters(&mut conn.out);
             if let Some(request) = logic.bind.take() {
-                logic.check_bind(request, &mut conn.out).await;
+                let certificate = conn.peer_certificate().map(tls::fingerprint);
+                logic.check_bind(request, certificate, &mut conn.out).await;
                 conn.feed(&[], now, |out, octets| logic.consume(out, octets, now));
                 logic.hand_over();
             }
@@ -235,18 +240,10 @@ impl Logic {
                         version: bind.interface_version,
                     });
                 }
-                Event::Request(CommandId::SUBMIT_SM, sequence, body) => self.submit(sequence, body, out, now),
-                Event::Request(id, sequence, _) => {
-                    // Not offered yet: an error, never ESME_ROK, and the session stays up. A malformed one is told so.
-                    let status = match smpp::decode(&pdu.header, pdu.body) {
-                        Ok(_) => self.shared.statuses.of(Reject::NotOffered),
-                        Err(fault) => fault.status,
-                    };
-                    smpp::put_header_only(out, response_to(id), status, sequence);
-                }
+                Event::Request(_, _, body) => self.request(&pdu.header, body, out, now),
                 Event::Response { ticket, status, .. } => self.delivered(ticket, status, now),
                 Event::Stray {
-                    id: CommandId::DELIVER_SM_RESP,
+                    id: CommandId::DELIVER_SM_RESP | CommandId::DATA_SM_RESP,
                     sequence,
                     status: CommandStatus::ESME_ROK,
                     ..
@@ -257,56 +254,13 @@ impl Logic {
         taken
     }
 
-    fn submit(&mut self, sequence: u32, body: &[u8], out: &mut Vec<u8>, now: u64) {
-        let gateway = &self.shared.gateway;
-        let status = match self.admit(sequence, body, now) {
-            Ok(admitted) => {
-                self.batch.push(admitted);
-                self.unanswered += 1;
-                return;
-            }
-            Err(Fault::Field(status)) => {
-                gateway.refused(None);
-                status
-            }
-            Err(Fault::Reason(reason)) => {
-                gateway.refused(Some(reason));
-                self.shared.statuses.of(reason)
-            }
-        };
-        smpp::put_header_only(out, CommandId::SUBMIT_SM_RESP, status, sequence);
-    }
-
-    fn admit(&self, sequence: u32, body: &[u8], now: u64) -> Result<Admitted, Fault> {
-        let Some(bound) = &self.bound else {
-            return Err(Fault::Field(CommandStatus::ESME_RINVBNDSTS));
-        };
-        if self.stopping {
-            return Err(Reject::StoreUnavailable.into());
-        }
-        if !bound.account.active() {
-            return Err(Reject::AccountInactive.into());
-        }
-        if self.unanswered >= bound.window {
-            return Err(Reject::WindowFull.into());
-        }
-        let submission = submit::read(sequence, body, now)?;
-        let gateway = &self.shared.gateway;
-        Ok(admit(
-            gateway,
-            &gateway.policy.load(),
-            &bound.account,
-            &submission,
-            now,
-        )?)
-    }
-
     /// Hands what was admitted to the engine, and what the customer has taken to its outbox.
-    fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         let Some(bound) = &self.bound else { return };
         if !self.batch.is_empty() {
             let items = std::mem::take(&mut self.batch);
-            self.handed.push_back((clock::mono_us(), items.len()));
+            let answers = items.iter().filter(|i| i.ticket.is_some()).count();
+            self.handed.push_back((clock::mono_us(), answers));
             let segments = items.iter().map(|i| u64::from(i.segments)).sum();
             self.shared.gateway.metrics.admitted(items.len() as u64, segments);
             bound
@@ -332,36 +286,8 @@ impl Logic {
         }
     }
 
-    /// Answers what the engine has put on record.
-    fn letters(&mut self, out: &mut Vec<u8>) {
-        let mut letters = std::mem::take(&mut self.letters);
-        self.mailbox.take(&mut letters);
-        self.unanswered = self.unanswered.saturating_sub(letters.len());
-        self.measure(letters.len());
-        let mut digits = itoa::Buffer::new();
-        for letter in letters.drain(..) {
-            match letter {
-                ToCustomer::Accepted(sequence, key) => smpp::put_message_id_resp(
-                    out,
-                    CommandId::SUBMIT_SM_RESP,
-                    CommandStatus::ESME_ROK,
-                    sequence,
-                    digits.format(key.0).as_bytes(),
-                ),
-                ToCustomer::Refused(sequence, reason) => {
-                    let status = self.shared.statuses.of(reason);
-                    self.shared.gateway.refused(Some(reason));
-                    smpp::put_header_only(out, CommandId::SUBMIT_SM_RESP, status, sequence);
-                }
-            }
-        }
-        if letters.capacity() <= 256 {
-            self.letters = letters;
-        }
-    }
-
     /// Submits are answered in the order they were handed over.
-    fn measure(&mut self, mut answered: usize) {
+    pub(super) fn measure(&mut self, mut answered: usize) {
         let now = clock::mono_us();
         while let Some((since, left)) = self.handed.front_mut().filter(|_| answered > 0) {
             let n = answered.min(*left);
@@ -375,7 +301,7 @@ impl Logic {
         }
     }
 
-    async fn check_bind(&mut self, request: BindRequest, out: &mut Vec<u8>) {
+    async fn check_bind(&mut self, request: BindRequest, certificate: Option<String>, out: &mut Vec<u8>) {
         let shared = Arc::clone(&self.shared);
         let BindRequest {
             kind,
@@ -385,17 +311,28 @@ impl Logic {
         } = request;
         let checked = shared
             .auth
-            .bind(&shared.gateway, &system_id, &password, kind, self.peer.ip())
+            .bind(
+                &shared.gateway,
+                &auth::Claim {
+                    system_id: &system_id,
+                    password: &password,
+                    kind,
+                    peer: self.peer.ip(),
+                    certificate: certificate.as_deref(),
+                },
+            )
             .await;
         let now = clock::now_ms();
         match checked {
             Ok(account) => {
                 let name = shared.customer.system_id.clone();
                 let mut raw = Vec::new();
-                // sc_interface_version only to peers that know TLVs (SMPP 3.4 §4.1.2 and §3.4.2).
+                // sc_interface_version only to peers that know TLVs (SMPP 3.4 §4.1.2 and §3.4.2): the highest version that both
+                // speak. A client that leaves interface_version 0 is one of before 3.4 (§5.2.4).
                 let tlvs = version >= 0x34;
                 if tlvs {
-                    smpp::put_tlv(&mut raw, Tag::SC_INTERFACE_VERSION, &[0x34]);
+                    let spoken = if version >= 0x50 { 0x50 } else { 0x34 };
+                    smpp::put_tlv(&mut raw, Tag::SC_INTERFACE_VERSION, &[spoken]);
                 }
                 let resp = BindResp {
                     system_id: name.as_bytes(),
@@ -423,12 +360,16 @@ impl Logic {
             delivered: AtomicU64::new(0),
             kicked: AtomicBool::new(false),
             signal: Arc::new(self.wake.clone()),
+            mailbox: Arc::clone(&self.mailbox),
         });
         let limit = self.shared.customer.window_max;
         let window = match account.spec().window {
             0 => limit,
             own => own.min(limit),
         };
+        if let Some(place) = &mut self.place {
+            place.bound();
+        }
         tracing::info!(session = self.id.0, account = account.id.0, kind = kind.name(), peer = %self.peer, "customer bound");
         self.shared.gateway.enter(Arc::clone(&info));
         self.shared.gateway.metrics.sessions.increment(1.0);
@@ -471,12 +412,21 @@ impl Logic {
         }
         bound.account.outbox.take(self.id, free, &mut self.items);
         let mut back = Vec::new();
+        let data = bound.account.spec().deliver_as == DeliverAs::DataSm;
+        let how = deliver::How {
+            tlvs: bound.tlvs,
+            data_sm: data && bound.tlvs,
+        };
         for item in self.items.drain(..) {
+            for early in deliver::early_parts(&item, bound.tlvs) {
+                let sequence = self.session.unanswered_sequence();
+                deliver::write(out, sequence, &early, how);
+            }
             // The PDU needs its sequence number before the window takes the item over.
-            match self.session.request(item, CommandId::DELIVER_SM, now) {
+            match self.session.request(item, how.command(), now) {
                 Ok(sequence) => {
                     if let Some(item) = self.session.newest() {
-                        deliver::write(out, sequence, item, bound.tlvs);
+                        deliver::write_last(out, sequence, item, how);
                     }
                 }
                 Err(item) => back.push(item),

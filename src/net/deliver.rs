@@ -1,24 +1,120 @@
 //! Receipts and inbound messages → deliver_sm, and back.
 
-use crate::domain::message::{Flags, Message, Parts};
+use super::convert::{self, Form, LongMessages};
+use crate::domain::message::{Flags, Fragment, Message, Parts};
 use crate::flow::{OutItem, Payload, UpReceipt};
 use crate::smpp::{
-    self, Address, CommandId, DataCoding, EsmClass, MessageState, Npi, ReceiptText, RegisteredDelivery,
-    ShortMessage, Tag, Tlvs, Ton,
+    self, Address, CommandId, DataCoding, DataSm, EsmClass, MessageState, Npi, ReceiptText,
+    RegisteredDelivery, ShortMessage, Tag, Tlvs, Ton,
 };
+use crate::text::udh;
 
 /// esm_class of a delivery receipt (SMPP 3.4 §5.2.12).
 const RECEIPT: EsmClass = EsmClass(0x04);
 
-/// Writes the deliver_sm for an item. `tlvs`: the peer speaks 3.4 or later.
-pub(super) fn write(out: &mut Vec<u8>, sequence: u32, item: &OutItem, tlvs: bool) {
+/// How a session takes deliveries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// It speaks 3.4 or later.
+    pub tlvs: bool,
+    /// With data_sm instead of deliver_sm.
+    pub data_sm: bool,
+}
+
+impl How {
+    /// The PDU that carries a delivery.
+    pub fn command(self) -> CommandId {
+        if self.data_sm {
+            CommandId::DATA_SM
+        } else {
+            CommandId::DELIVER_SM
+        }
+    }
+}
+
+/// A session that cannot be sent message_payload gets a long inbound message in parts: all but the last of them. The answer to
+/// the last counts for the whole.
+pub(super) fn early_parts(item: &OutItem, tlvs: bool) -> Vec<OutItem> {
+    let mut parts = cut_for(item, tlvs);
+    parts.pop();
+    parts
+}
+
+/// Writes an item, or its last part where [`early_parts`] gave the others.
+pub(super) fn write_last(out: &mut Vec<u8>, sequence: u32, item: &OutItem, how: How) {
+    match cut_for(item, how.tlvs).pop() {
+        Some(last) => write(out, sequence, &last, how),
+        None => write(out, sequence, item, how),
+    }
+}
+
+fn cut_for(item: &OutItem, tlvs: bool) -> Vec<OutItem> {
+    let Payload::Inbound(message) = &item.payload else {
+        return Vec::new();
+    };
+    let parts = message.parts();
+    let long = parts.text.len() > SHORT_MAX || parts.text.is_empty() && !parts.tlvs.is_empty();
+    if tlvs || !long {
+        return Vec::new();
+    }
+    let form = Form {
+        long_messages: LongMessages::Udh,
+        ..Form::default()
+    };
+    convert::pieces(message, item.pos.0, &form)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(_, part)| OutItem {
+            payload: Payload::Inbound(part),
+            ..item.clone()
+        })
+        .collect()
+}
+
+/// Longest text in short_message.
+const SHORT_MAX: usize = 254;
+
+fn put(out: &mut Vec<u8>, sequence: u32, sm: &ShortMessage<'_>, how: How) {
+    if !how.data_sm {
+        return smpp::put_short_message(out, CommandId::DELIVER_SM, sequence, sm);
+    }
+    // data_sm has no short_message: the text goes into message_payload (SMPP 3.4 §4.7.1).
+    let mut raw = sm.tlvs.as_bytes().to_vec();
+    if !sm.short_message.is_empty() {
+        smpp::put_tlv(&mut raw, Tag::MESSAGE_PAYLOAD, sm.short_message);
+    }
+    let data = DataSm {
+        service_type: sm.service_type,
+        source: sm.source,
+        dest: sm.dest,
+        esm_class: sm.esm_class,
+        registered_delivery: sm.registered_delivery,
+        data_coding: sm.data_coding,
+        tlvs: Tlvs::parse(&raw).unwrap_or(Tlvs::EMPTY),
+    };
+    let start = smpp::begin(out, CommandId::DATA_SM, smpp::CommandStatus::ESME_ROK, sequence);
+    data.encode_body(out);
+    smpp::finish(out, start);
+}
+
+/// Writes the PDU for an item.
+pub(super) fn write(out: &mut Vec<u8>, sequence: u32, item: &OutItem, how: How) {
+    let tlvs = how.tlvs;
     match &item.payload {
         Payload::Inbound(message) => {
-            let mut sm = sm_of(&message.parts());
+            let parts = message.parts();
+            let mut sm = sm_of(&parts);
+            let mut raw = Vec::new();
+            if parts.text.len() > SHORT_MAX && tlvs {
+                raw.extend_from_slice(parts.tlvs);
+                smpp::put_tlv(&mut raw, Tag::MESSAGE_PAYLOAD, parts.text);
+                sm.short_message = &[];
+                sm.tlvs = Tlvs::parse(&raw).unwrap_or(Tlvs::EMPTY);
+            }
             if !tlvs {
                 sm.tlvs = Tlvs::EMPTY;
             }
-            smpp::put_short_message(out, CommandId::DELIVER_SM, sequence, &sm);
+            put(out, sequence, &sm, how);
         }
         Payload::Receipt {
             key,
@@ -73,7 +169,7 @@ pub(super) fn write(out: &mut Vec<u8>, sequence: u32, item: &OutItem, tlvs: bool
                 tlvs: Tlvs::parse(&raw).unwrap_or(Tlvs::EMPTY),
                 ..sm_of(&Parts::default())
             };
-            smpp::put_short_message(out, CommandId::DELIVER_SM, sequence, &sm);
+            put(out, sequence, &sm, how);
         }
     }
 }
@@ -107,20 +203,29 @@ pub(super) fn sm_of<'a>(parts: &Parts<'a>) -> ShortMessage<'a> {
     }
 }
 
+/// An upstream's own words: states by the `stat` of its receipts, and `err` codes by what it calls them.
+#[derive(Clone, Debug, Default)]
+pub struct ReceiptMaps {
+    /// `stat` in capitals → state.
+    pub states: std::collections::BTreeMap<String, u8>,
+    /// `err` as written, in lower case → our number.
+    pub errors: std::collections::BTreeMap<String, u16>,
+}
+
 /// What an SMSC delivered.
 #[derive(Debug)]
 pub(super) enum Delivered {
     /// A receipt for a message of ours.
     Receipt(UpReceipt),
-    /// A mobile-originated message.
-    Inbound(Message),
+    /// A mobile-originated message, and which part of one it is.
+    Inbound(Message, Option<Fragment>),
 }
 
 /// Longest SMSC id that is taken (SMPP 3.4 §5.2.23: 65 octets with the NUL).
 const ID_MAX: usize = 65;
 
 /// Tells receipts from inbound messages.
-pub(super) fn read(sm: &ShortMessage<'_>) -> Delivered {
+pub(super) fn read(sm: &ShortMessage<'_>, maps: &ReceiptMaps) -> Delivered {
     let Some(receipt) = smpp::parse_receipt(sm) else {
         let f = Flags {
             source_ton: sm.source.ton.0,
@@ -134,7 +239,7 @@ pub(super) fn read(sm: &ShortMessage<'_>) -> Delivered {
             data_coding: sm.data_coding.0,
             default_msg_id: 0,
         };
-        return Delivered::Inbound(Message::new(&Parts {
+        let message = Message::new(&Parts {
             flags: f,
             source: sm.source.addr,
             dest: sm.dest.addr,
@@ -142,21 +247,61 @@ pub(super) fn read(sm: &ShortMessage<'_>) -> Delivered {
             text: sm.short_message,
             tlvs: sm.tlvs.as_bytes(),
             sibling: 0,
-        }));
+        });
+        return Delivered::Inbound(message, fragment(sm));
     };
     let id: &[u8] = receipt.id.as_deref().unwrap_or(&[]);
     Delivered::Receipt(UpReceipt {
         smsc_id: id.get(..ID_MAX.min(id.len())).unwrap_or(&[]).into(),
         number: sm.source.addr.into(),
         other: sm.dest.addr.into(),
-        state: state_of(&receipt),
-        err: receipt.err.as_deref().map_or(0, error_number),
+        state: state_of(&receipt, sm.esm_class.is_intermediate(), maps),
+        err: receipt.err.as_deref().map_or(0, |err| error_of(err, maps)),
     })
 }
 
-/// The state a receipt reports. The TLV counts where it names an end; where it does not, the text may: one SMSC sends ENROUTE
-/// in the TLV of every receipt. What names nothing known is UNKNOWN, never dropped.
-fn state_of(receipt: &smpp::Receipt<'_>) -> u8 {
+/// Which part of a message a deliver_sm carries in its short_message, if it is one.
+fn fragment(sm: &ShortMessage<'_>) -> Option<Fragment> {
+    if sm.short_message.is_empty() {
+        return None;
+    }
+    let header = if sm.esm_class.udhi() {
+        udh::header_len(sm.short_message)?
+    } else {
+        0
+    };
+    let (reference, total, part) = match udh::concat(sm.short_message).filter(|_| header > 0) {
+        Some(c) => (c.reference, c.total, c.part),
+        None => (
+            u16::from_be_bytes(sm.tlvs.get(Tag::SAR_MSG_REF_NUM)?.try_into().ok()?),
+            sm.tlvs.get_u8(Tag::SAR_TOTAL_SEGMENTS)?,
+            sm.tlvs.get_u8(Tag::SAR_SEGMENT_SEQNUM)?,
+        ),
+    };
+    // A part beyond the total is none (3GPP TS 23.040 §9.2.3.24.1).
+    ((1..=total).contains(&part) && total > 1).then_some(Fragment {
+        reference,
+        total,
+        part,
+        header: header as u8,
+    })
+}
+
+/// The state a receipt reports. The upstream's own map counts first; then the TLV, where it names an end; where it does not, the
+/// text may: one SMSC sends ENROUTE in the TLV of every receipt. What names nothing known is UNKNOWN, never dropped. An
+/// intermediate notification (SMPP 3.4 §5.2.12, type 0x20) is no end, whatever state it names.
+fn state_of(receipt: &smpp::Receipt<'_>, intermediate: bool, maps: &ReceiptMaps) -> u8 {
+    if intermediate {
+        return MessageState::ENROUTE.0;
+    }
+    if !maps.states.is_empty()
+        && let Some(stat) = receipt.stat.as_deref()
+        && let Some(state) = maps
+            .states
+            .get(&String::from_utf8_lossy(stat).to_ascii_uppercase())
+    {
+        return *state;
+    }
     let text = receipt.stat.as_deref().map(MessageState::from_stat);
     let ends = |s: &MessageState| (MessageState::DELIVERED.0..=MessageState::REJECTED.0).contains(&s.0);
     let state = match (receipt.state, text) {
@@ -168,6 +313,16 @@ fn state_of(receipt: &smpp::Receipt<'_>) -> u8 {
         _ => MessageState::UNKNOWN,
     };
     state.0
+}
+
+fn error_of(err: &[u8], maps: &ReceiptMaps) -> u16 {
+    let own = (!maps.errors.is_empty())
+        .then(|| {
+            maps.errors
+                .get(&String::from_utf8_lossy(err).to_ascii_lowercase())
+        })
+        .flatten();
+    own.copied().unwrap_or_else(|| error_number(err))
 }
 
 /// The `err` field as a number: up to three digits; anything else is 0.

@@ -6,12 +6,17 @@
 
 mod accept;
 mod auth;
+mod convert;
 mod customer;
 mod deliver;
+mod outbind;
+mod pace;
 mod pdus;
+mod requests;
 mod scrape;
 mod status;
 mod submit;
+mod tls;
 mod turnstile;
 mod upstream;
 
@@ -25,8 +30,11 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::flow::{Gateway, Signal};
 
+pub use convert::{Form, LongMessages};
+pub use deliver::ReceiptMaps;
 pub use status::Statuses;
-pub use upstream::LinkOptions;
+pub use tls::TlsClient;
+pub use upstream::{LinkOptions, Validity};
 
 /// Wakes a connection's task.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +52,8 @@ struct Shared {
     customer: crate::config::Customer,
     statuses: Statuses,
     auth: auth::Auth,
+    crowd: Arc<accept::Crowd>,
+    unbound_per_ip_max: u32,
     /// Stop accepting and reading; answer what is committed, unbind.
     stop: CancellationToken,
 }
@@ -51,7 +61,7 @@ struct Shared {
 /// The running network side.
 #[derive(Debug)]
 pub struct Net {
-    /// Where customers can connect (port 0 resolved).
+    /// Where customers can connect (port 0 resolved): those of `listen`, then those of `tls_listen`.
     pub customer: Vec<SocketAddr>,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
@@ -81,14 +91,23 @@ impl Net {
             customer: config.customer.clone(),
             statuses,
             auth: auth::Auth::new(config.limits.bind_checks_max as usize),
+            crowd: Arc::default(),
+            unbound_per_ip_max: config.limits.unbound_per_ip_max,
             stop: stop.clone(),
         });
+        let acceptor = acceptor(config)?;
         let mut addresses = Vec::new();
-        for address in &config.customer.listen {
-            let listener = accept::listen(*address)?;
+        let plain = config.customer.listen.iter().map(|a| (*a, None));
+        let sealed = config.customer.tls_listen.iter().map(|a| (*a, acceptor.clone()));
+        for (address, tls) in plain.chain(sealed) {
+            let listener = accept::listen(address)?;
             addresses.push(listener.local_addr()?);
-            customers.spawn(accept::run(listener, Arc::clone(&shared), customers.clone()));
+            customers.spawn(accept::run(listener, Arc::clone(&shared), customers.clone(), tls));
         }
+        if let Some(acceptor) = acceptor {
+            link_tasks.spawn(acceptor.watch(links_stop.clone()));
+        }
+        customers.spawn(outbind::run(Arc::clone(&shared), customers.clone()));
         let mut metrics = None;
         if let Some(address) = config.metrics.listen {
             let listener = accept::listen(address)?;
@@ -126,4 +145,21 @@ impl Net {
         self.links.close();
         self.links.wait().await;
     }
+}
+
+/// The certificate that customers see, if they may come over TLS.
+fn acceptor(config: &Config) -> std::io::Result<Option<Arc<tls::Acceptor>>> {
+    let c = &config.customer;
+    if c.tls_listen.is_empty() {
+        return Ok(None);
+    }
+    let (Some(cert), Some(key)) = (&c.tls_cert, &c.tls_key) else {
+        return Err(std::io::Error::other("tls_listen needs tls_cert and tls_key"));
+    };
+    let files = tls::Files {
+        cert: cert.clone(),
+        key: key.clone(),
+        client_ca: c.tls_client_ca.clone(),
+    };
+    tls::Acceptor::new(files).map(Some).map_err(std::io::Error::other)
 }

@@ -143,6 +143,15 @@ fn refresh(gateway: &Gateway) {
         let name = &u.options.name;
         let age_ms = u.oldest_ms().map_or(0, |at| clock::now_ms().saturating_sub(at));
         metrics::upstream_gauges(name, bound, u.binds.len(), outstanding, waiting, stored, age_ms);
+        let (matched, unmatched) = u.habits.counts();
+        metrics::upstream_matching(
+            name,
+            matched.iter().sum(),
+            unmatched,
+            u.habits.rate().unwrap_or(1.0),
+            u.habits.alarm(),
+            u.binds.iter().map(|b| b.window.load(Ordering::Relaxed)).sum(),
+        );
         let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         metrics::upstream_counters(
             name,

@@ -1,9 +1,11 @@
 //! submit_sm → the gateway's own words.
 
+use super::convert;
+use crate::domain::account::{Account, Alphabet};
 use crate::domain::message::{Flags, Parts};
 use crate::domain::reject::Reject;
-use crate::flow::Submission;
-use crate::smpp::{self, CommandStatus, PduError, ShortMessage, SmppTime, Tag};
+use crate::flow::{Admitted, Submission, Ticket};
+use crate::smpp::{self, CommandStatus, DataSm, PduError, ShortMessage, SmppTime, Tag, Tlvs};
 use crate::text;
 
 /// Why a submit_sm goes no further than the edge.
@@ -30,21 +32,16 @@ impl From<Reject> for Fault {
 /// TON of a national number (SMPP 3.4 §5.2.5).
 const TON_NATIONAL: u8 = 2;
 
-/// Reads a submit_sm body and checks the form of every field.
-pub(super) fn read(sequence: u32, body: &[u8], now_ms: u64) -> Result<Submission<'_>, Fault> {
-    let sm = ShortMessage::decode(body)?;
-    smpp::check_submit(&sm)?;
+/// The gateway's own words for a submit_sm whose fields have been checked.
+pub(super) fn read<'a>(
+    ticket: Option<Ticket>,
+    sm: &ShortMessage<'a>,
+    now_ms: u64,
+) -> Result<Submission<'a>, Fault> {
     if !sm.schedule_delivery_time.is_empty() {
         return Err(Reject::Schedule.into());
     }
-    let payload = sm.tlvs.get(Tag::MESSAGE_PAYLOAD).filter(|p| !p.is_empty());
     // An empty text is an ordinary message (SMPP 3.4 §4.4.1: sm_length may be 0); some clients send it as a ping of the phone.
-    let content = text::Content {
-        data_coding: sm.data_coding.0,
-        udhi: sm.esm_class.udhi(),
-        body: payload.unwrap_or(sm.short_message),
-        sar_total: sm.tlvs.get_u8(Tag::SAR_TOTAL_SEGMENTS),
-    };
     let flags = Flags {
         source_ton: sm.source.ton.0,
         source_npi: sm.source.npi.0,
@@ -57,24 +54,95 @@ pub(super) fn read(sequence: u32, body: &[u8], now_ms: u64) -> Result<Submission
         data_coding: sm.data_coding.0,
         default_msg_id: sm.sm_default_msg_id,
     };
+    let parts = Parts {
+        flags,
+        source: sm.source.addr,
+        dest: sm.dest.addr,
+        service_type: sm.service_type,
+        text: sm.short_message,
+        tlvs: sm.tlvs.as_bytes(),
+        sibling: 0,
+    };
     Ok(Submission {
-        sequence,
+        ticket,
         national: sm.dest.ton.0 == TON_NATIONAL,
-        segments: text::count(&content).ok(),
+        segments: count(&parts),
         expires_ms: expires(sm.validity_period, now_ms),
-        parts: Parts {
-            flags,
-            source: sm.source.addr,
-            dest: sm.dest.addr,
-            service_type: sm.service_type,
-            text: sm.short_message,
-            tlvs: sm.tlvs.as_bytes(),
-            sibling: 0,
-        },
+        parts,
     })
 }
 
-fn expires(field: &[u8], now_ms: u64) -> Result<Option<u64>, ()> {
+/// A data_sm as the submit_sm that it stands for. Its addresses may be longer than a submit_sm's: no number is.
+pub(super) fn of_data<'a>(data: &DataSm<'a>) -> Result<ShortMessage<'a>, Fault> {
+    if data.source.addr.len() > ADDRESS_MAX {
+        return Err(Fault::Field(CommandStatus::ESME_RINVSRCADR));
+    }
+    if data.dest.addr.len() > ADDRESS_MAX {
+        return Err(Fault::Field(CommandStatus::ESME_RINVDSTADR));
+    }
+    Ok(ShortMessage {
+        service_type: data.service_type,
+        source: data.source,
+        dest: data.dest,
+        esm_class: data.esm_class,
+        registered_delivery: data.registered_delivery,
+        data_coding: data.data_coding,
+        tlvs: data.tlvs,
+        ..ShortMessage::default()
+    })
+}
+
+/// Octets of an address of submit_sm without its NUL.
+const ADDRESS_MAX: usize = 20;
+
+/// qos_time_to_live in seconds (SMPP 3.4 §5.3.2.9), if given.
+pub(super) fn time_to_live(tlvs: &Tlvs<'_>) -> Result<Option<u64>, Fault> {
+    match tlvs.get(Tag::QOS_TIME_TO_LIVE) {
+        None => Ok(None),
+        Some(value) => match <[u8; 4]>::try_from(value) {
+            Ok(octets) => Ok(Some(u64::from(u32::from_be_bytes(octets)).max(1))),
+            Err(_) => Err(Fault::Field(CommandStatus::ESME_RINVPARLEN)),
+        },
+    }
+}
+
+/// Admits a submission in the form that its account's alphabet gives it: what is counted and priced is what is kept.
+pub(super) fn shape(
+    account: &Account,
+    submission: &Submission<'_>,
+    admit: impl Fn(&Submission<'_>) -> Result<Admitted, Reject>,
+) -> Result<Admitted, Reject> {
+    let latin1 = account.alphabet == Alphabet::Latin1;
+    if !latin1 && !account.transliterate {
+        return admit(submission);
+    }
+    match convert::shape(&submission.parts, latin1, account.transliterate) {
+        None => admit(submission),
+        Some(new) => {
+            let parts = new.parts(&submission.parts);
+            admit(&Submission {
+                segments: count(&parts),
+                parts,
+                ..*submission
+            })
+        }
+    }
+}
+
+/// Segments of a message as it stands.
+fn count(parts: &Parts<'_>) -> Option<u8> {
+    let tlvs = Tlvs::parse(parts.tlvs).unwrap_or(Tlvs::EMPTY);
+    let payload = tlvs.get(Tag::MESSAGE_PAYLOAD).filter(|p| !p.is_empty());
+    text::count(&text::Content {
+        data_coding: parts.flags.data_coding,
+        udhi: parts.flags.esm_class & 0x40 != 0,
+        body: payload.unwrap_or(parts.text),
+        sar_total: tlvs.get_u8(Tag::SAR_TOTAL_SEGMENTS),
+    })
+    .ok()
+}
+
+pub(super) fn expires(field: &[u8], now_ms: u64) -> Result<Option<u64>, ()> {
     match smpp::parse_time(field) {
         Err(_) => Err(()),
         Ok(None) => Ok(None),

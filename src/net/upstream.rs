@@ -10,15 +10,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Wake;
-use super::deliver::{self, Delivered, sm_of};
+use super::convert::{self, Form};
+use super::deliver::{self, Delivered, ReceiptMaps, sm_of};
+use super::pace::Pace;
 use super::pdus::Pdus;
+use super::tls::TlsClient;
 use crate::clock;
-use crate::domain::message::Piece;
+use crate::domain::message::{Message, Piece};
 use crate::flow::{Gateway, Input, Mailbox, Outgoing, ToUpstream, UpEvent, Upstream};
 use crate::ids::MessageKey;
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
 use crate::smpp::{
-    self, Bind, CommandId, CommandStatus, MAX_PDU_DEFAULT, MessageIdResp, Npi, ShortMessage, Ton,
+    self, Bind, CommandId, CommandStatus, DataSm, MAX_PDU_DEFAULT, MessageIdResp, Npi, ShortMessage, Ton,
 };
 use crate::wire::{Connection, Read};
 
@@ -51,8 +54,28 @@ pub struct LinkOptions {
     pub reconnect_min_ms: u64,
     /// Longest pause.
     pub reconnect_max_ms: u64,
+    /// How it is known, over TLS; `None`: plain TCP.
+    pub tls: Option<TlsClient>,
+    /// In what form it takes messages.
+    pub form: Form,
+    /// How it is told what is left of a message's validity.
+    pub validity: Validity,
+    /// What it makes of states and errors.
+    pub maps: ReceiptMaps,
     /// Overrides of source TON, source NPI, destination TON, destination NPI.
     pub address_types: [Option<u8>; 4],
+}
+
+/// How an upstream is told what is left of a message's validity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Validity {
+    /// As a span from now.
+    #[default]
+    Relative,
+    /// As an instant in UTC.
+    Absolute,
+    /// Not at all: for SMSCs that refuse the field.
+    Omit,
 }
 
 impl std::fmt::Debug for LinkOptions {
@@ -61,6 +84,8 @@ impl std::fmt::Debug for LinkOptions {
     }
 }
 
+/// Bits of a delivery's token that number its connection; the one above says that it came with data_sm.
+const GENERATION: u32 = 0x7FFF_FFFF;
 /// Deliveries read and not yet on record: above this the link is not read.
 const OWED_MAX: usize = 10_000;
 /// A peer that does not read: nothing more is taken from the lane above this.
@@ -155,7 +180,7 @@ impl Link {
             address += 1;
             let started = clock::now_ms();
             let why = match self.connect(&target.unwrap_or_default()).await {
-                Ok(stream) => self.serve(stream, reconnects, address as u32).await,
+                Ok(conn) => self.serve(conn, reconnects, address as u32).await,
                 Err(why) => why,
             };
             self.letters_without_link();
@@ -205,7 +230,7 @@ impl Link {
         }
     }
 
-    async fn connect(&self, address: &str) -> Result<TcpStream, String> {
+    async fn connect(&self, address: &str) -> Result<Connection, String> {
         let limit = Duration::from_millis(self.options.timers.bind_ms.max(1));
         let connected = tokio::select! {
             c = tokio::time::timeout(limit, TcpStream::connect(address)) => c,
@@ -214,7 +239,10 @@ impl Link {
         match connected {
             Ok(Ok(stream)) => {
                 let _set = stream.set_nodelay(true);
-                Ok(stream)
+                match &self.options.tls {
+                    None => Ok(Connection::new(stream)),
+                    Some(tls) => Ok(Connection::with_tls(stream, tls.connect(address)?)),
+                }
             }
             Ok(Err(e)) => Err(format!("cannot connect to {address}: {e}")),
             Err(_) => Err(format!("no answer from {address}")),
@@ -243,7 +271,7 @@ impl Link {
     }
 
     /// Serves one connection until it ends; why it did.
-    async fn serve(&self, stream: TcpStream, reconnects: u32, generation: u32) -> String {
+    async fn serve(&self, mut conn: Connection, reconnects: u32, generation: u32) -> String {
         let now = clock::now_ms();
         let mut served = Served {
             link: self,
@@ -255,6 +283,8 @@ impl Link {
             owed_octets: 0,
             marked: 0,
             late: VecDeque::new(),
+            parts: VecDeque::new(),
+            pace: Pace::new(self.options.window),
             unwritten: Vec::new(),
             ending: None,
             again_ms: None,
@@ -262,7 +292,6 @@ impl Link {
             reconnects,
             generation,
         };
-        let mut conn = Connection::new(stream);
         served.bind(&mut conn.out, now);
         let cause = served.run(&mut conn).await;
         served.end(&conn);
@@ -287,6 +316,10 @@ struct Served<'a> {
     marked: usize,
     /// Requests given up for lack of an answer, by sequence number, newest last: the answer may still come.
     late: VecDeque<(u32, MessageKey, Piece)>,
+    /// How many unanswered submits the SMSC takes well at the moment.
+    pace: Pace,
+    /// Parts of messages that have been cut for this upstream and that the window had no room for yet.
+    parts: VecDeque<Outgoing>,
     /// Requests whose time ran out while not one octet of them had left: the connection goes, and they with it.
     unwritten: Vec<InFlight>,
     /// Asked to end: nothing new is sent, and by this time the unbind is.
@@ -396,8 +429,14 @@ impl Served<'_> {
                     body,
                 } => self.answered(ticket, sent_ms, status, body, now),
                 Event::Request(CommandId::DELIVER_SM, sequence, body) => self.delivery(sequence, body, out),
-                // Availability of a handset: of no use to a message that waits elsewhere.
-                Event::Request(CommandId::ALERT_NOTIFICATION, ..) => {}
+                Event::Request(CommandId::ALERT_NOTIFICATION, _, body) => {
+                    // A malformed one has nobody to tell: the PDU has no response.
+                    if let Ok(alert) = smpp::AlertNotification::decode(body) {
+                        self.events
+                            .push(UpEvent::Alert(alert.esme.addr.into(), body.into()));
+                    }
+                }
+                Event::Request(CommandId::DATA_SM, sequence, body) => self.data_sm(sequence, body, out),
                 Event::Request(id, sequence, _) => {
                     smpp::put_header_only(out, response_to(id), CommandStatus::ESME_RINVCMDID, sequence);
                 }
@@ -432,6 +471,12 @@ impl Served<'_> {
             .response_seconds
             .record(now.saturating_sub(sent_ms) as f64 / 1e3);
         let (key, piece) = (ticket.message.key, ticket.message.piece);
+        match status {
+            CommandStatus::ESME_RTHROTTLED | CommandStatus::ESME_RMSGQFUL => {
+                self.pace.refused(now);
+            }
+            _ => self.pace.answered(now.saturating_sub(sent_ms)),
+        }
         match status {
             CommandStatus::ESME_ROK => {
                 upstream.sent.fetch_add(1, Ordering::Relaxed);
@@ -489,69 +534,95 @@ impl Served<'_> {
         }
     }
 
+    /// Some SMSCs deliver with data_sm (SMPP 3.4 §4.7): the text is in message_payload, receipts are told by esm_class as ever.
+    fn data_sm(&mut self, sequence: u32, body: &[u8], out: &mut Vec<u8>) {
+        let read = DataSm::decode(body).map(|data| ShortMessage {
+            service_type: data.service_type,
+            source: data.source,
+            dest: data.dest,
+            esm_class: data.esm_class,
+            registered_delivery: data.registered_delivery,
+            data_coding: data.data_coding,
+            tlvs: data.tlvs,
+            ..ShortMessage::default()
+        });
+        self.delivered(read, body.len(), CommandId::DATA_SM_RESP, sequence, out);
+    }
+
     fn delivery(&mut self, sequence: u32, body: &[u8], out: &mut Vec<u8>) {
-        match ShortMessage::decode(body) {
+        let read = ShortMessage::decode(body);
+        self.delivered(read, body.len(), CommandId::DELIVER_SM_RESP, sequence, out);
+    }
+
+    fn delivered(
+        &mut self,
+        read: Result<ShortMessage<'_>, smpp::PduError>,
+        octets: usize,
+        resp: CommandId,
+        sequence: u32,
+        out: &mut Vec<u8>,
+    ) {
+        match read {
             // Nothing can be put on record: the SMSC is told to try again, rather than kept waiting.
-            Ok(_) if !self.link.gateway.store_takes_writes() => smpp::put_message_id_resp(
-                out,
-                CommandId::DELIVER_SM_RESP,
-                CommandStatus::ESME_RX_T_APPN,
-                sequence,
-                b"",
-            ),
+            Ok(_) if !self.link.gateway.store_takes_writes() => {
+                smpp::put_message_id_resp(out, resp, CommandStatus::ESME_RX_T_APPN, sequence, b"");
+            }
             Ok(sm) => {
                 self.owed += 1;
-                self.owed_octets += body.len();
-                let token = u64::from(self.generation) << 32 | u64::from(sequence);
-                self.events.push(match deliver::read(&sm) {
-                    Delivered::Receipt(receipt) => {
-                        self.link
-                            .options
-                            .upstream
-                            .receipts
-                            .fetch_add(1, Ordering::Relaxed);
-                        UpEvent::Receipt(token, receipt)
-                    }
-                    Delivered::Inbound(message) => UpEvent::Inbound(token, message),
-                });
+                self.owed_octets += octets;
+                let data = u32::from(resp == CommandId::DATA_SM_RESP) << 31;
+                let generation = self.generation & GENERATION | data;
+                let token = u64::from(generation) << 32 | u64::from(sequence);
+                self.events
+                    .push(match deliver::read(&sm, &self.link.options.maps) {
+                        Delivered::Receipt(receipt) => {
+                            self.link
+                                .options
+                                .upstream
+                                .receipts
+                                .fetch_add(1, Ordering::Relaxed);
+                            UpEvent::Receipt(token, receipt)
+                        }
+                        Delivered::Inbound(message, fragment) => UpEvent::Inbound(token, message, fragment),
+                    });
             }
-            Err(e) => smpp::put_message_id_resp(out, CommandId::DELIVER_SM_RESP, e.status, sequence, b""),
+            Err(e) => smpp::put_message_id_resp(out, resp, e.status, sequence, b""),
         }
     }
 
     fn letters(&mut self, conn: &mut Connection, now: u64) {
         let mut letters = std::mem::take(&mut self.letters);
         self.link.mailbox.take(&mut letters);
-        let mut back = Vec::new();
+        let mut write = Vec::new();
         for letter in letters.drain(..) {
             match letter {
                 // The receipt is on record: now, and only now, the SMSC may forget it.
                 ToUpstream::Committed(token) => self.answer(conn, token),
                 ToUpstream::Write(message) => {
                     self.marked = self.marked.saturating_sub(1);
-                    back.extend(self.write(message, conn, now));
+                    write.push(message);
                 }
             }
         }
-        self.unsent(back);
+        self.write_all(write, conn, now);
         self.letters = letters;
     }
 
     fn answer(&mut self, conn: &mut Connection, token: u64) {
         // A delivery of an earlier connection: that session is gone and its SMSC will deliver again.
-        if (token >> 32) as u32 == self.generation {
+        let high = (token >> 32) as u32;
+        if high & GENERATION == self.generation & GENERATION {
             self.owed = self.owed.saturating_sub(1);
             if self.owed == 0 {
                 self.owed_octets = 0;
             }
             let sequence = token as u32;
-            smpp::put_message_id_resp(
-                &mut conn.out,
-                CommandId::DELIVER_SM_RESP,
-                CommandStatus::ESME_ROK,
-                sequence,
-                b"",
-            );
+            let resp = if high & !GENERATION == 0 {
+                CommandId::DELIVER_SM_RESP
+            } else {
+                CommandId::DATA_SM_RESP
+            };
+            smpp::put_message_id_resp(&mut conn.out, resp, CommandStatus::ESME_ROK, sequence, b"");
         }
     }
 
@@ -563,7 +634,12 @@ impl Served<'_> {
         if !self.sending || self.ending.is_some() || link.stop.is_cancelled() || conn.pending() > OUT_MAX {
             return;
         }
-        let free = self.session.free().saturating_sub(self.marked);
+        let room = self.pace.window().saturating_sub(self.session.outstanding());
+        let free = self.session.free().min(room).saturating_sub(self.marked);
+        if free == 0 {
+            return;
+        }
+        let free = self.write_parts(free, conn, now);
         if free == 0 {
             return;
         }
@@ -575,15 +651,56 @@ impl Served<'_> {
             self.marked += taken.out.len();
             self.events.extend(taken.out.into_iter().map(UpEvent::Sending));
         } else {
-            let mut back = Vec::new();
-            for message in taken.out {
-                back.extend(self.write(message, conn, now));
-            }
-            self.unsent(back);
+            self.write_all(taken.out, conn, now);
         }
         if taken.low {
             link.gateway.ingress.wake();
         }
+    }
+
+    /// Writes messages, in parts where the upstream wants them so. What the window has no room for waits: parts here, so that
+    /// they stay together, whole messages in the lane again.
+    fn write_all(&mut self, messages: Vec<Outgoing>, conn: &mut Connection, now: u64) {
+        let mut back = Vec::new();
+        for message in messages {
+            let cut = if message.piece.whole() {
+                convert::pieces(&message.message, message.key.0, &self.link.options.form)
+            } else {
+                None
+            };
+            match cut {
+                None => back.extend(self.write(message, conn, now)),
+                Some(pieces) => {
+                    for piece in in_pieces(&message, pieces) {
+                        let waits = if self.parts.is_empty() {
+                            self.write(piece, conn, now)
+                        } else {
+                            Some(piece)
+                        };
+                        self.parts.extend(waits);
+                    }
+                }
+            }
+        }
+        self.unsent(back);
+    }
+
+    /// Writes parts that wait, up to `free`; how much of it is left.
+    fn write_parts(&mut self, mut free: usize, conn: &mut Connection, now: u64) -> usize {
+        while free > 0
+            && let Some(part) = self.parts.pop_front()
+        {
+            if part.expires_ms <= now {
+                self.events.push(UpEvent::Expired(part.key, part.piece));
+                continue;
+            }
+            if let Some(back) = self.write(part, conn, now) {
+                self.parts.push_front(back);
+                return 0;
+            }
+            free -= 1;
+        }
+        free
     }
 
     /// Writes a submit; gives it back if the window has no room after all.
@@ -625,6 +742,7 @@ impl Served<'_> {
                 // the message goes anywhere else.
                 self.unwritten.push(ticket);
             } else {
+                self.pace.refused(now);
                 self.remember(sequence, &ticket.message);
                 again.extend(self.unanswered(ticket.message));
             }
@@ -641,7 +759,8 @@ impl Served<'_> {
             self.ending = Some(now + END_MS);
             self.stop_sending();
         }
-        let settled = self.session.outstanding() == 0 && self.owed == 0 && self.marked == 0;
+        let settled =
+            self.session.outstanding() == 0 && self.owed == 0 && self.marked == 0 && self.parts.is_empty();
         // Everything that was written is answered and every delivery on record, or it has taken too long. At the end of the
         // process the deadline is the caller's.
         if self.ending.is_some_and(|at| settled || now >= at) || (self.link.stop.is_cancelled() && settled) {
@@ -661,6 +780,7 @@ impl Served<'_> {
         if let Some(info) = upstream.binds.get(self.link.index) {
             info.outstanding
                 .store(self.session.outstanding() as u32, Ordering::Relaxed);
+            info.window.store(self.pace.window() as u32, Ordering::Relaxed);
         }
     }
 
@@ -715,6 +835,7 @@ impl Served<'_> {
                 again.extend(self.unanswered(ticket.message));
             }
         }
+        unsent.extend(self.parts.drain(..));
         // Each goes to the head of the lane, so the older ones come last.
         self.unsent(unsent);
         self.again(again);
@@ -723,14 +844,42 @@ impl Served<'_> {
     }
 }
 
+/// The parts of a message that are still to be sent.
+fn in_pieces(message: &Outgoing, pieces: Vec<(Piece, Message)>) -> impl Iterator<Item = Outgoing> + '_ {
+    let out = move |piece: Piece| message.out.as_deref().is_some_and(|set| set.contains(piece.part));
+    pieces
+        .into_iter()
+        .filter(move |(piece, _)| !out(*piece))
+        .map(|(piece, part)| Outgoing {
+            key: message.key,
+            piece,
+            out: None,
+            at_ms: message.at_ms,
+            expires_ms: message.expires_ms,
+            attempts: message.attempts,
+            unanswered: message.unanswered,
+            segments: if piece.whole() { message.segments } else { 1 },
+            message: part,
+        })
+}
+
 /// Writes the submit_sm of a message. Receipts are always asked for: the final state and the charge depend on them.
 fn put_submit(out: &mut Vec<u8>, sequence: u32, message: &Outgoing, options: &LinkOptions, now: u64) {
     let parts = message.message.parts();
     let mut sm = sm_of(&parts);
     sm.registered_delivery.0 = (sm.registered_delivery.0 & !0x03) | 0x01;
     // What is left of its validity, so that the SMSC gives up when we would: a one-time password is of no use an hour later.
-    let validity = smpp::relative_time(message.expires_ms.saturating_sub(now) / 1_000);
-    sm.validity_period = &validity;
+    let left_s = message.expires_ms.saturating_sub(now) / 1_000;
+    let relative = smpp::relative_time(left_s);
+    let mut absolute = Vec::new();
+    sm.validity_period = match options.validity {
+        Validity::Relative => &relative,
+        Validity::Absolute => {
+            smpp::format_absolute(message.expires_ms, &mut absolute);
+            &absolute
+        }
+        Validity::Omit => &[],
+    };
     let [source_ton, source_npi, dest_ton, dest_npi] = options.address_types;
     sm.source.ton.0 = source_ton.unwrap_or(sm.source.ton.0);
     sm.source.npi.0 = source_npi.unwrap_or(sm.source.npi.0);

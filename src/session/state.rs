@@ -262,6 +262,11 @@ impl<T> Session<T> {
         self.window.push(ticket, command, now_ms)
     }
 
+    /// A sequence number for a PDU that has no response (alert_notification, SMPP 3.4 §4.12).
+    pub fn unanswered_sequence(&mut self) -> u32 {
+        self.window.skip()
+    }
+
     /// The ticket of the request registered last, to write its PDU from.
     #[must_use]
     pub fn newest(&self) -> Option<&T> {
@@ -396,6 +401,10 @@ impl<T> Session<T> {
                 | CommandId::QUERY_SM
                 | CommandId::CANCEL_SM
                 | CommandId::REPLACE_SM
+                // Of 5.0 (§4.4): not offered, but answered by their own responses.
+                | CommandId::BROADCAST_SM
+                | CommandId::QUERY_BROADCAST_SM
+                | CommandId::CANCEL_BROADCAST_SM
         );
         match self.state {
             State::Bound(kind) if known && kind.transmits() => {

@@ -110,6 +110,13 @@ impl<T> Window<T> {
         })
     }
 
+    /// A sequence number that nothing will answer.
+    pub(super) fn skip(&mut self) -> u32 {
+        let sequence = self.put(Slot::Empty);
+        self.trim();
+        sequence
+    }
+
     fn put(&mut self, slot: Slot<T>) -> u32 {
         let sequence = advance(self.base, self.slots.len());
         self.slots.push_back(slot);

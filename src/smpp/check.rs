@@ -3,6 +3,7 @@
 use super::field::{Fault, PduError};
 use super::message::ShortMessage;
 use super::numbers::Tag;
+use super::operation::ReplaceSm;
 use super::status::CommandStatus;
 use super::time::parse_time;
 use crate::text::udh;
@@ -57,6 +58,23 @@ pub fn check_submit(sm: &ShortMessage<'_>) -> Result<(), PduError> {
         return bad(CommandStatus::ESME_RINVREPFLAG, "replace_if_present_flag");
     }
     optional(sm)
+}
+
+/// Checks the values of a replace_sm (SMPP 3.4 §4.10.1).
+///
+/// # Errors
+/// The first field at fault, with its status.
+pub fn check_replace(r: &ReplaceSm<'_>) -> Result<(), PduError> {
+    if parse_time(r.schedule_delivery_time).is_err() {
+        return bad(CommandStatus::ESME_RINVSCHED, "schedule_delivery_time");
+    }
+    if parse_time(r.validity_period).is_err() {
+        return bad(CommandStatus::ESME_RINVEXPIRY, "validity_period");
+    }
+    if r.registered_delivery.0 & 0xE0 != 0 {
+        return bad(CommandStatus::ESME_RINVREGDLVFLG, "registered_delivery");
+    }
+    Ok(())
 }
 
 fn optional(sm: &ShortMessage<'_>) -> Result<(), PduError> {

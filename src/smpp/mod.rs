@@ -19,7 +19,7 @@ mod tlv;
 mod write;
 
 pub use bind::{Bind, BindResp, Outbind};
-pub use check::check_submit;
+pub use check::{check_replace, check_submit};
 pub use field::{Address, Fault, PduError};
 pub use frame::{FrameError, HEADER_LEN, Header, MAX_PDU_DEFAULT, RawPdu, cut};
 pub use message::{DataSm, MessageIdResp, ShortMessage};

@@ -90,6 +90,7 @@ numbers! {
     Tag(u16) {
         0x0005 DEST_ADDR_SUBUNIT "dest_addr_subunit";
         0x000D SOURCE_ADDR_SUBUNIT "source_addr_subunit";
+        0x0017 QOS_TIME_TO_LIVE "qos_time_to_live";
         0x001D ADDITIONAL_STATUS_INFO_TEXT "additional_status_info_text";
         0x001E RECEIPTED_MESSAGE_ID "receipted_message_id";
         0x0202 SOURCE_SUBADDRESS "source_subaddress";

@@ -184,6 +184,20 @@ pub enum OutboxKind {
     Receipt = 0,
     /// A mobile-originated message; the payload is a message record.
     Inbound = 1,
+    /// A part of one that waits for the others; the payload is a fragment and a message record.
+    Part = 2,
+}
+
+impl OutboxKind {
+    /// From the stored number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> OutboxKind {
+        match code {
+            1 => OutboxKind::Inbound,
+            2 => OutboxKind::Part,
+            _ => OutboxKind::Receipt,
+        }
+    }
 }
 
 /// A receipt or inbound message that waits for a customer in the store.

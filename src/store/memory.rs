@@ -274,5 +274,8 @@ impl Disk {
         counts
             .into_iter()
             .for_each(|(account, n)| out(Record::Outbox(account, n)));
+        for row in self.outbox.values().filter(|r| r.kind == super::OutboxKind::Part) {
+            out(Record::Part(row.clone()));
+        }
     }
 }

@@ -80,6 +80,8 @@ pub enum Record<'a> {
     Parked(Parked),
     /// The number of rows waiting in an account's stored outbox.
     Outbox(AccountId, u64),
+    /// A part of an inbound message that waits for the others.
+    Part(OutboxRow),
 }
 
 /// How far background work came.

@@ -1,7 +1,9 @@
-//! Alphabets and segments: what a message's octets mean and how many short messages they are.
+//! Alphabets and segments: what a message's octets mean, how many short messages they are, and changing one into another.
 
+mod charset;
 pub mod gsm7;
 mod segment;
 pub mod udh;
 
+pub use charset::{Charset, transliterate};
 pub use segment::{Alphabet, Content, SegmentError, alphabet, count, parts};

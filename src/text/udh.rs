@@ -49,6 +49,28 @@ pub fn concat(body: &[u8]) -> Option<Concat> {
     None
 }
 
+/// A header without its concatenation element; empty if nothing else is in it.
+#[must_use]
+pub fn without_concat(header: &[u8]) -> Vec<u8> {
+    let mut out = vec![0];
+    let mut rest = header.get(1..).unwrap_or(&[]);
+    while let [id, len, after @ ..] = rest {
+        let Some((value, next)) = after.split_at_checked(usize::from(*len)) else {
+            break;
+        };
+        if !matches!((id, value.len()), (0x00, 3) | (0x08, 4)) {
+            out.extend_from_slice(&[*id, *len]);
+            out.extend_from_slice(value);
+        }
+        rest = next;
+    }
+    if out.len() == 1 {
+        return Vec::new();
+    }
+    out[0] = (out.len() - 1).min(255) as u8;
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

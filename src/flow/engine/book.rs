@@ -306,7 +306,10 @@ impl Book {
                 }
             }
             (MarkKind::Held, _) => part.state = PartState::Held,
-            (MarkKind::Requeued, _) => part.state = PartState::Waiting,
+            (MarkKind::Requeued, _) => {
+                part.state = PartState::Waiting;
+                o.phase = Phase::Queued;
+            }
             _ => {}
         }
         if let Some(o) = self.open.get_mut(&e.key.0) {

@@ -9,7 +9,7 @@ use super::{DIRTY_MS, Engine};
 use crate::domain::message::Piece;
 use crate::domain::outcome::ChargeOn;
 use crate::domain::reject::Reject;
-use crate::flow::ingress::{ControlError, ControlReply, ToCustomer};
+use crate::flow::ingress::{ControlError, ControlReply, Outcome, Ticket, ToCustomer};
 use crate::flow::lane::Outgoing;
 use crate::ids::{AccountId, MessageKey};
 use crate::money::Money;
@@ -150,7 +150,8 @@ impl<S: Store> Engine<S> {
             reply.put(
                 sequences
                     .into_iter()
-                    .map(|s| ToCustomer::Refused(s, Reject::StoreUnavailable)),
+                    .flatten()
+                    .map(|t| ToCustomer::Refused(t, Reject::StoreUnavailable)),
             );
         }
         self.batch.postings.retain(|p| p.reason == "topup");
@@ -172,13 +173,17 @@ impl<S: Store> Engine<S> {
                 } => {
                     let octets = items.iter().map(|i| i.message.record().len()).sum();
                     gateway.left_commit(items.len(), octets);
-                    let sequences: Vec<u32> = items.iter().map(|i| i.sequence).collect();
+                    let tickets: Vec<_> = items.iter().filter_map(|i| i.ticket).collect();
                     account.with_wallet(|w| items.into_iter().for_each(|i| w.release(i.hold)));
                     reply.put(
-                        sequences
+                        tickets
                             .into_iter()
-                            .map(|s| ToCustomer::Refused(s, Reject::StoreUnavailable)),
+                            .map(|t| ToCustomer::Refused(t, Reject::StoreUnavailable)),
                     );
+                }
+                super::Input::Operation(asked) => {
+                    let refused = Outcome::Refused(Reject::StoreUnavailable);
+                    asked.reply.put([ToCustomer::Outcome(asked.ticket, refused)]);
                 }
                 super::Input::Control(_, reply) => reply(Err(ControlError::Unavailable)),
                 other => keep.push_back(other),
@@ -194,6 +199,9 @@ impl<S: Store> Engine<S> {
         self.release_submits();
         for (reply, answers) in self.pending.answers.drain(..) {
             reply.put(answers);
+        }
+        for (reply, outcome) in self.pending.outcomes.drain(..) {
+            reply.put([outcome]);
         }
         self.release_returned();
         self.release_deliveries();
@@ -273,7 +281,7 @@ impl<S: Store> Engine<S> {
             let answers: Vec<ToCustomer> = sequences
                 .into_iter()
                 .zip(&mut keys)
-                .map(|(s, k): (u32, MessageKey)| ToCustomer::Accepted(s, k))
+                .filter_map(|(t, k): (Option<Ticket>, MessageKey)| Some(ToCustomer::Accepted(t?, k)))
                 .collect();
             reply.put(answers);
         }
@@ -397,6 +405,7 @@ impl super::Pending {
         self.submits.is_empty()
             && self.answers.is_empty()
             && self.replies.is_empty()
+            && self.outcomes.is_empty()
             && self.returned.is_empty()
             && self.topup_replies.is_empty()
     }

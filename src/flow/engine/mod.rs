@@ -7,6 +7,8 @@ mod book;
 mod commit;
 mod control;
 mod correlate;
+mod join;
+mod operate;
 mod receipts;
 mod recover;
 mod settle;
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use super::account::AccountState;
 use super::gateway::Gateway;
-use super::ingress::{ControlError, ControlReply, Input, Mailbox, Reply, ToCustomer, ToUpstream};
+use super::ingress::{ControlError, ControlReply, Input, Mailbox, Reply, Ticket, ToCustomer, ToUpstream};
 use super::lane::Outgoing;
 use super::outbox::OutItem;
 use crate::domain::outcome::Final;
@@ -28,6 +30,7 @@ use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
 use crate::store::{Batch, Fence, Parked, Store, StoreError};
 use book::{Book, Effect, Phase};
+pub use operate::Replacement;
 
 /// How the engine runs.
 #[derive(Clone, Copy, Debug)]
@@ -65,17 +68,18 @@ pub struct OpenView {
     pub provisional: Option<Final>,
 }
 
-/// One hand-over of a session: whose, where its answers go, its sequence numbers.
-type Submitted = (Arc<AccountState>, Arc<Mailbox<ToCustomer>>, Vec<u32>);
+/// One hand-over of a session: whose, where its answers go, and a ticket for each message that is answered by itself.
+type Submitted = (Arc<AccountState>, Arc<Mailbox<ToCustomer>>, Vec<Option<Ticket>>);
 
 /// What must not leave before the commit.
 #[derive(Default)]
 struct Pending {
-    /// Submits: where the answers go, the customer's sequence numbers, and how many entries of `batch.accepted`.
+    /// Submits, with one entry for each of `batch.accepted`.
     submits: Vec<Submitted>,
     /// Lanes for `batch.accepted`, in the same order.
     lanes: Vec<UpstreamId>,
     answers: Vec<(Arc<Mailbox<ToUpstream>>, Vec<ToUpstream>)>,
+    outcomes: Vec<(Arc<Mailbox<ToCustomer>>, ToCustomer)>,
     deliveries: Vec<(AccountId, OutItem)>,
     effects: HashMap<AccountId, (Effect, u32, u32)>,
     replies: Vec<(Reply, Result<ControlReply, ControlError>)>,
@@ -109,6 +113,10 @@ pub struct Engine<S> {
     parked: HashMap<u64, Vec<Parked>>,
     parked_order: VecDeque<(Pos, u64, Vec<u64>)>,
     inputs: VecDeque<Input>,
+    /// Inbound messages that wait for parts.
+    joining: BTreeMap<join::Whole, join::Joining>,
+    /// Cancellations of many that are under way.
+    cancels: VecDeque<operate::CancelJob>,
     batch: Batch,
     pending: Pending,
     dispatching: VecDeque<(UpstreamId, Outgoing)>,
@@ -181,6 +189,8 @@ impl<S: Store> Engine<S> {
             parked: HashMap::new(),
             parked_order: VecDeque::new(),
             inputs: VecDeque::new(),
+            joining: BTreeMap::new(),
+            cancels: VecDeque::new(),
             batch: Batch::default(),
             pending: Pending::default(),
             dispatching: VecDeque::new(),
@@ -251,7 +261,7 @@ impl<S: Store> Engine<S> {
         let now = (self.options.now_ms)();
         if self.inputs.is_empty() && self.seal_waits {
             Duration::from_millis(5)
-        } else if self.inputs.is_empty() && self.store.backlog() == 0 {
+        } else if self.inputs.is_empty() && self.cancels.is_empty() && self.store.backlog() == 0 {
             Duration::from_millis((self.tick_ms + TICK_MS).saturating_sub(now).max(1))
         } else {
             Duration::ZERO
@@ -270,11 +280,12 @@ impl<S: Store> Engine<S> {
         let now = self.beat();
         let idle = self.inputs.is_empty();
         while let Some(input) = self.inputs.pop_front() {
-            self.input(input, now);
+            self.input(input, now)?;
             if self.batch.rows() >= gateway.limits.batch_rows_max {
                 break;
             }
         }
+        self.cancel_slice(now)?;
         if now >= self.tick_ms + TICK_MS {
             self.tick_ms = now;
             self.upkeep(now)?;
@@ -329,7 +340,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn input(&mut self, input: Input, now: u64) {
+    fn input(&mut self, input: Input, now: u64) -> Result<(), StoreError> {
         match input {
             Input::Submits {
                 account,
@@ -341,8 +352,10 @@ impl<S: Store> Engine<S> {
                 events,
                 reply,
             } => self.upstream(upstream, events, reply, now),
+            Input::Operation(asked) => return self.operate(*asked, now),
             Input::Control(op, reply) => self.control(op, reply, now),
         }
+        Ok(())
     }
 
     fn pos(&mut self) -> Pos {

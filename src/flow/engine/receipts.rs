@@ -5,12 +5,11 @@ use std::sync::atomic::Ordering;
 use super::Engine;
 use super::settle::counts;
 use crate::domain::address::same_number;
-use crate::domain::message::{Message, Piece};
+use crate::domain::message::{Fragment, Message, Piece};
 use crate::domain::outcome::Final;
 use crate::flow::habits::IdForm;
 use crate::flow::ingress::UpReceipt;
-use crate::flow::outbox::{OutItem, Payload};
-use crate::ids::{AccountId, MessageKey, UpstreamId};
+use crate::ids::{MessageKey, UpstreamId};
 use crate::store::{Finished, Mark, MarkKind, Parked, Store, flags};
 
 impl<S: Store> Engine<S> {
@@ -117,7 +116,12 @@ impl<S: Store> Engine<S> {
             pos: self.pos(),
             upstream,
             smsc_id: receipt.smsc_id,
-            number: receipt.number,
+            // The one of its addresses that can be a subscriber's.
+            number: if numeric(&receipt.number) || !numeric(&receipt.other) {
+                receipt.number
+            } else {
+                receipt.other
+            },
             state: receipt.state,
             err: receipt.err,
             at_ms: now,
@@ -220,33 +224,24 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) fn inbound(&mut self, message: Message, now: u64) {
+    pub(super) fn inbound(&mut self, message: Message, fragment: Option<Fragment>, now: u64) {
         self.gateway.totals.inbound.fetch_add(1, Ordering::Relaxed);
-        let policy = self.gateway.policy.load_full();
-        let accounts = self.gateway.accounts();
-        let parts = message.parts();
-        let by_name = |name: &str| accounts.by_name(name).map(|a| a.id);
-        let owner = policy.inbound_owner(parts.dest, parts.text, by_name);
-        let item = OutItem {
-            pos: self.pos(),
-            at_ms: now,
-            attempts: 0,
-            stored: true,
-            payload: Payload::Inbound(message),
-        };
-        match owner {
-            Some(account) => {
-                // Always a row of its own: nothing else in the journal could bring it back.
-                self.batch.outbox_put.push(item.row(account, false));
-                match accounts.get(account) {
-                    Some(a) if !a.outbox.reserve(self.gateway.limits.outbox_max) => a.outbox.spilled(1),
-                    _ => self.pending.deliveries.push((account, item)),
-                }
-            }
+        let joins = self.gateway.policy.load().joins(message.parts().dest);
+        match fragment.filter(|_| joins) {
+            Some(fragment) => self.part(message, fragment, now),
             None => {
-                self.gateway.metrics.inbound_unclaimed.increment(1);
-                self.batch.outbox_put.push(item.row(AccountId::NONE, true));
+                let parts = message.parts();
+                let header = fragment.map_or(0, |f| usize::from(f.header));
+                let text = parts.text.get(header..).unwrap_or(&[]);
+                let owner = self.owner_of(parts.dest, text).map(|(a, _)| a);
+                self.deliver_inbound(message, owner, now);
             }
         }
     }
+}
+
+/// At least seven digits, with or without a plus.
+fn numeric(address: &[u8]) -> bool {
+    let digits = address.strip_prefix(b"+").unwrap_or(address);
+    digits.len() >= 7 && digits.iter().all(u8::is_ascii_digit)
 }

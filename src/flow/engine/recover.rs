@@ -21,6 +21,7 @@ struct Found {
     held: HashMap<AccountId, i64>,
     undelivered: Vec<(AccountId, OutItem)>,
     stored: Vec<(AccountId, u64)>,
+    parts: Vec<crate::store::OutboxRow>,
     parked: Vec<crate::store::Parked>,
     upstreams: HashMap<String, UpstreamId>,
 }
@@ -80,6 +81,7 @@ impl<S: Store> Engine<S> {
             }
             Record::Parked(row) => found.parked.push(row),
             Record::Outbox(account, rows) => found.stored.push((account, rows)),
+            Record::Part(row) => found.parts.push(row),
         })?;
         self.install(found)
     }
@@ -118,6 +120,9 @@ impl<S: Store> Engine<S> {
         // A crash may have come between the response and the receipt that had been waiting for it.
         for row in &parked {
             self.match_parked(row, now);
+        }
+        for row in &found.parts {
+            self.found_part(row, now);
         }
         self.name_upstreams(&found.upstreams);
         self.queue_open();

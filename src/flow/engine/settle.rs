@@ -48,7 +48,7 @@ impl<S: Store> Engine<S> {
             // Its effect is added when the batch is closed, since the row may still be refused for lack of space.
             self.book.accepted(&row, lane);
             self.watch(row.key, row.expires_ms, row.at_ms);
-            sequences.push(item.sequence);
+            sequences.push(item.ticket);
             self.pending.lanes.push(lane);
             self.batch.accepted.push(row);
         }
@@ -95,14 +95,25 @@ impl<S: Store> Engine<S> {
                     self.receipt(upstream, receipt, now);
                     answers.push(ToUpstream::Committed(sequence));
                 }
-                UpEvent::Inbound(sequence, message) => {
-                    self.inbound(message, now);
+                UpEvent::Alert(address, body) => self.alert(&address, &body),
+                UpEvent::Inbound(sequence, message, fragment) => {
+                    self.inbound(message, fragment, now);
                     answers.push(ToUpstream::Committed(sequence));
                 }
             }
         }
         if !answers.is_empty() {
             self.pending.answers.push((reply, answers));
+        }
+    }
+
+    /// To every receiving session of the account that the address belongs to. Nothing is kept: the PDU has no response, so
+    /// nobody could say that it arrived (SMPP 3.4 §4.12).
+    fn alert(&self, address: &[u8], body: &Arc<[u8]>) {
+        if let Some((account, _)) = self.owner_of(address, &[]) {
+            for session in self.gateway.sessions().iter().filter(|s| s.account == account) {
+                session.mailbox.put([ToCustomer::Alert(Arc::clone(body))]);
+            }
         }
     }
 

@@ -89,11 +89,13 @@ fn policy() -> Policy {
             address: "22555".into(),
             keyword: None,
             account: "a1".into(),
+            join: true,
         }],
         validity_default_ms: 500_000,
         validity_max_ms: 500_000,
         receipt_timeout_ms: 900_000,
         receipt_keep_ms: 1 << 40,
+        join_timeout_ms: 60_000,
         deliver_attempts_max: 1_000,
         deliver_retry_min_ms: 1_000,
         deliver_retry_max_ms: 1_000,
@@ -290,7 +292,7 @@ impl World {
             let number = format!("2547{:08}", self.random.below(1_000_000));
             let short = self.random.one_in(4);
             let submission = Submission {
-                sequence,
+                ticket: Some(crate::flow::Ticket { sequence, tag: 0 }),
                 parts: Parts {
                     flags: Flags {
                         registered_delivery: [0, 1, 1, 2, 0x11][self.random.below(5)],
@@ -449,7 +451,7 @@ impl World {
             text: text.as_bytes(),
             ..Parts::default()
         });
-        self.report(0, vec![UpEvent::Inbound(token, message)]);
+        self.report(0, vec![UpEvent::Inbound(token, message, None)]);
     }
 
     /// A receiving session takes some, and answers, refuses, or breaks off.

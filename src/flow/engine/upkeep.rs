@@ -45,6 +45,7 @@ impl<S: Store> Engine<S> {
         self.expire(now);
         self.sweep(now);
         self.expire_parked(now);
+        self.expire_parts(now);
         self.rebalance();
         self.outboxes(now);
         self.expire_stored(now)?;

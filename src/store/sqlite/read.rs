@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::{StoreError, fault, recover};
+use crate::domain::message::Stub;
 use crate::domain::outcome::Final;
 use crate::ids::{AccountId, MessageKey, UpstreamId};
 use crate::money::Money;
@@ -36,6 +37,8 @@ pub struct Stored {
     pub sent: Option<(UpstreamId, u64, String)>,
     /// How it ended, `err`, and when.
     pub end: Option<(Final, u16, u64)>,
+    /// Its addresses.
+    pub stub: Stub,
 }
 
 /// Sums over the whole store, for `wallet.check`.
@@ -174,6 +177,7 @@ impl Reader {
             charged: None,
             sent: None,
             end: None,
+            stub: a.message.stub(),
         };
         if table == "carried" {
             found.sent = self.last_sent(key, "carried_sent").map_err(fault)?;
@@ -218,7 +222,7 @@ impl Reader {
     fn in_sealed(&self, key: MessageKey, n: i64) -> rusqlite::Result<Option<Stored>> {
         self.conn
             .prepare(&format!(
-                "SELECT account, at, done, segments, price, charged, state, err, upstream, sent_at, smsc_id
+                "SELECT account, at, done, segments, price, charged, state, err, upstream, sent_at, smsc_id, stub
                  FROM closed_{n} WHERE key = ?1"
             ))?
             .query_row([key.0 as i64], |r| {
@@ -240,6 +244,7 @@ impl Reader {
                         id,
                     )),
                     end: state.map(|s| (s, err, done)),
+                    stub: Stub::from_record(r.get_ref(11)?.as_blob()?).unwrap_or_default(),
                 })
             })
             .optional()

@@ -221,6 +221,13 @@ fn waiting(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
     while let Some(r) = rows.next()? {
         out(Record::Outbox(AccountId(r.get(0)?), ms(r, 1)?));
     }
+    let mut stmt = conn.prepare(
+        "SELECT pos, kind, key, at, payload FROM outbox WHERE account = 0 AND kind = 2 ORDER BY pos",
+    )?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Part(outbox_row(AccountId::NONE, r)?));
+    }
     Ok(())
 }
 
@@ -303,6 +310,19 @@ pub(super) fn load(
     Ok(())
 }
 
+/// Columns: pos, kind, key, at, payload.
+fn outbox_row(account: AccountId, r: &Row<'_>) -> rusqlite::Result<OutboxRow> {
+    Ok(OutboxRow {
+        account,
+        pos: pos(r, 0)?,
+        kind: OutboxKind::from_code(r.get(1)?),
+        key: key(r, 2)?,
+        at_ms: ms(r, 3)?,
+        parked: false,
+        payload: r.get_ref(4)?.as_blob()?.into(),
+    })
+}
+
 pub(super) fn load_outbox(
     conn: &Connection,
     account: AccountId,
@@ -315,19 +335,7 @@ pub(super) fn load_outbox(
              WHERE account = ?1 AND pos > ?2 AND parked = 0 ORDER BY pos LIMIT ?3",
         )?
         .query_map((account.0, after.0 as i64, max as i64), |r| {
-            Ok(OutboxRow {
-                account,
-                pos: pos(r, 0)?,
-                kind: if r.get::<_, u8>(1)? == 1 {
-                    OutboxKind::Inbound
-                } else {
-                    OutboxKind::Receipt
-                },
-                key: key(r, 2)?,
-                at_ms: ms(r, 3)?,
-                parked: false,
-                payload: r.get_ref(4)?.as_blob()?.into(),
-            })
+            outbox_row(account, r)
         })?
         .collect()
     };
@@ -337,12 +345,15 @@ pub(super) fn load_outbox(
 /// Rows of stored outboxes looked at in one slice.
 const EXPIRE_SLICE: usize = 2_000;
 
+/// Account and position of a row of the stored outboxes.
+type Cursor = (i64, i64);
+
 /// Deletes old rows behind `cursor` (account, position); where to go on, and whose went (`true`: a parked one).
 pub(super) fn expire_outbox(
     conn: &Connection,
-    cursor: (i64, i64),
+    cursor: Cursor,
     before_ms: u64,
-) -> rusqlite::Result<((i64, i64), Vec<(AccountId, bool)>)> {
+) -> rusqlite::Result<(Cursor, Vec<(AccountId, bool)>)> {
     let rows: Vec<(u32, i64, i64, bool)> = conn
         .prepare_cached(
             "SELECT account, pos, at, parked FROM outbox WHERE (account, pos) > (?1, ?2) ORDER BY account, pos LIMIT ?3",

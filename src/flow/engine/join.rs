@@ -1,0 +1,186 @@
+//! Putting the parts of inbound messages together. Each part is on record before it is answered upstream; when all are there,
+//! in whatever order they came, one message takes their place. What is incomplete for too long is delivered as it came.
+
+use std::collections::BTreeMap;
+
+use super::Engine;
+use crate::domain::message::{Flags, Fragment, Message, Parts, retain_tlvs};
+use crate::flow::outbox::{OutItem, Payload, part_row, read_part};
+use crate::ids::{AccountId, Pos};
+use crate::store::{OutboxRow, Store};
+
+/// Messages that wait for parts; beyond, the oldest is delivered as it came.
+const JOINING_MAX: usize = 10_000;
+/// Set in esm_class where a user data header begins the text.
+const UDHI: u8 = 0x40;
+/// sar_msg_ref_num, sar_total_segments, sar_segment_seqnum.
+const SAR: [u16; 3] = [0x020C, 0x020E, 0x020F];
+
+/// What parts of one message have in common.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Whole {
+    source: Box<[u8]>,
+    dest: Box<[u8]>,
+    reference: u16,
+    total: u8,
+}
+
+/// A message that waits for parts.
+#[derive(Debug)]
+pub(super) struct Joining {
+    since_ms: u64,
+    parts: BTreeMap<u8, (Pos, Message, Fragment)>,
+}
+
+impl<S: Store> Engine<S> {
+    /// A part has come: on record as what it is, or complete with those before it.
+    pub(super) fn part(&mut self, message: Message, fragment: Fragment, now: u64) {
+        let pos = self.pos();
+        self.batch.outbox_put.push(part_row(pos, &message, fragment, now));
+        self.keep_part(pos, message, fragment, now, now);
+        while self.joining.len() > JOINING_MAX {
+            let oldest = self
+                .joining
+                .iter()
+                .min_by_key(|(_, j)| j.since_ms)
+                .map(|(k, _)| k.clone());
+            if let Some(joining) = oldest.and_then(|k| self.joining.remove(&k)) {
+                self.deliver_parts(joining, now);
+            }
+        }
+    }
+
+    /// A part that a restart found.
+    pub(super) fn found_part(&mut self, row: &OutboxRow, now: u64) {
+        if let Some((message, fragment)) = read_part(row) {
+            self.keep_part(row.pos, message, fragment, row.at_ms, now);
+        }
+    }
+
+    fn keep_part(&mut self, pos: Pos, message: Message, fragment: Fragment, at: u64, now: u64) {
+        let parts = message.parts();
+        let whole = Whole {
+            source: parts.source.into(),
+            dest: parts.dest.into(),
+            reference: fragment.reference,
+            total: fragment.total,
+        };
+        let joining = self.joining.entry(whole.clone()).or_insert_with(|| Joining {
+            since_ms: at,
+            parts: BTreeMap::new(),
+        });
+        // The SMSC delivered it twice: the newer one stays.
+        let old = joining.parts.insert(fragment.part, (pos, message, fragment));
+        let complete = joining.parts.len() >= usize::from(fragment.total);
+        if let Some((old, ..)) = old {
+            self.batch.outbox_del.push((AccountId::NONE, old));
+        }
+        if complete && let Some(joining) = self.joining.remove(&whole) {
+            self.deliver_whole(joining, now);
+        }
+    }
+
+    fn deliver_whole(&mut self, joining: Joining, now: u64) {
+        let Some((_, first, _)) = joining.parts.values().next() else {
+            return;
+        };
+        let head = first.parts();
+        let mut text = Vec::new();
+        for (_, part, fragment) in joining.parts.values() {
+            let body = part.parts().text;
+            text.extend_from_slice(body.get(usize::from(fragment.header)..).unwrap_or(&[]));
+        }
+        let tlvs = retain_tlvs(head.tlvs, |tag| !SAR.contains(&tag));
+        let whole = Message::new(&Parts {
+            flags: Flags {
+                esm_class: head.flags.esm_class & !UDHI,
+                ..head.flags
+            },
+            text: &text,
+            tlvs: &tlvs,
+            ..head
+        });
+        // A rule for its first word may not want it joined: it sees the parts then.
+        let wants = self.owner(&whole).is_none_or(|(_, join)| join);
+        if !wants {
+            return self.deliver_parts(joining, now);
+        }
+        self.gone(&joining);
+        self.deliver_inbound(whole.clone(), self.owner(&whole).map(|(a, _)| a), now);
+    }
+
+    /// As they came, to whoever the first of them is for.
+    fn deliver_parts(&mut self, joining: Joining, now: u64) {
+        self.gone(&joining);
+        let mut owner = None;
+        for (_, part, fragment) in joining.parts.into_values() {
+            let body = part
+                .parts()
+                .text
+                .get(usize::from(fragment.header)..)
+                .unwrap_or(&[]);
+            let own = self.owner_of(part.parts().dest, body).map(|(a, _)| a);
+            owner = owner.or(own);
+            self.deliver_inbound(part, owner, now);
+        }
+    }
+
+    fn gone(&mut self, joining: &Joining) {
+        let rows = joining.parts.values().map(|(pos, ..)| (AccountId::NONE, *pos));
+        self.batch.outbox_del.extend(rows);
+    }
+
+    /// What has waited too long.
+    pub(super) fn expire_parts(&mut self, now: u64) {
+        let timeout = self.gateway.policy.load().join_timeout_ms;
+        let late: Vec<Whole> = self
+            .joining
+            .iter()
+            .filter(|(_, j)| j.since_ms + timeout <= now)
+            .map(|(k, _)| k.clone())
+            .take(100)
+            .collect();
+        for whole in late {
+            if let Some(joining) = self.joining.remove(&whole) {
+                self.deliver_parts(joining, now);
+            }
+        }
+    }
+
+    fn owner(&self, message: &Message) -> Option<(AccountId, bool)> {
+        let parts = message.parts();
+        self.owner_of(parts.dest, parts.text)
+    }
+
+    /// The account that an inbound message belongs to, and whether it wants parts put together.
+    pub(super) fn owner_of(&self, dest: &[u8], text: &[u8]) -> Option<(AccountId, bool)> {
+        let accounts = self.gateway.accounts();
+        let by_name = |name: &str| accounts.by_name(name).map(|a| a.id);
+        self.gateway.policy.load().inbound_owner(dest, text, by_name)
+    }
+
+    /// Puts an inbound message on record and on its way.
+    pub(super) fn deliver_inbound(&mut self, message: Message, owner: Option<AccountId>, now: u64) {
+        let item = OutItem {
+            pos: self.pos(),
+            at_ms: now,
+            attempts: 0,
+            stored: true,
+            payload: Payload::Inbound(message),
+        };
+        match owner {
+            Some(account) => {
+                // Always a row of its own: nothing else in the journal could bring it back.
+                self.batch.outbox_put.push(item.row(account, false));
+                match self.gateway.accounts().get(account) {
+                    Some(a) if !a.outbox.reserve(self.gateway.limits.outbox_max) => a.outbox.spilled(1),
+                    _ => self.pending.deliveries.push((account, item)),
+                }
+            }
+            None => {
+                self.gateway.metrics.inbound_unclaimed.increment(1);
+                self.batch.outbox_put.push(item.row(AccountId::NONE, true));
+            }
+        }
+    }
+}

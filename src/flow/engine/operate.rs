@@ -1,0 +1,413 @@
+//! query_sm, cancel_sm and replace_sm: what customers ask of messages that are on record.
+//!
+//! Only what has not been sent can be cancelled or replaced, and only what no bind has in hand. What is over is looked up
+//! beside the engine, by [`crate::flow::Lookups`].
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::Engine;
+use super::book::{Effect, Open, Phase};
+use crate::domain::account::Account;
+use crate::domain::address::same_number;
+use crate::domain::message::{Flags, Message, Parts, Piece};
+use crate::domain::outcome::{ChargeOn, Final, Wants};
+use crate::domain::reject::Reject;
+use crate::flow::account::AccountState;
+use crate::flow::ingress::{Asked, Mailbox, Operation, Outcome, Ticket, ToCustomer};
+use crate::flow::lane::Outgoing;
+use crate::flow::lookup::{Job, Question};
+use crate::ids::MessageKey;
+use crate::money::Money;
+use crate::store::{Accepted, MarkKind, Store, StoreError};
+use crate::text;
+
+/// Waiting messages looked at in one turn for a cancellation of many.
+const CANCEL_SLICE: usize = 2_000;
+/// Cancellations of many at a time.
+const CANCELS_MAX: usize = 16;
+/// SMPP 3.4 §5.2.28.
+const ENROUTE: u8 = 1;
+
+/// A cancellation of everything that waits for a destination.
+pub(super) struct CancelJob {
+    account: Arc<AccountState>,
+    source: Box<[u8]>,
+    dest: Box<[u8]>,
+    service_type: Box<[u8]>,
+    keys: VecDeque<MessageKey>,
+    cancelled: u64,
+    ticket: Ticket,
+    reply: Arc<Mailbox<ToCustomer>>,
+}
+
+/// The text and times that replace_sm brings.
+#[derive(Debug)]
+pub struct Replacement {
+    /// Until when it may be sent, if that is to change.
+    pub expires_ms: Option<u64>,
+    /// registered_delivery.
+    pub registered_delivery: u8,
+    /// sm_default_msg_id.
+    pub default_msg_id: u8,
+    /// The new text.
+    pub text: Box<[u8]>,
+}
+
+impl<S: Store> Engine<S> {
+    pub(super) fn operate(&mut self, asked: Asked, now: u64) -> Result<(), StoreError> {
+        let Asked {
+            account,
+            operation,
+            ticket,
+            reply,
+        } = asked;
+        match operation {
+            Operation::Query { key, source } => self.query(&account, key, source, ticket, reply),
+            Operation::Cancel { key, source } => self.cancel(&account, key, source, ticket, reply, now),
+            Operation::CancelAll {
+                source,
+                dest,
+                service_type,
+            } => self.cancel_all(CancelJob {
+                account,
+                source,
+                dest,
+                service_type,
+                keys: VecDeque::new(),
+                cancelled: 0,
+                ticket,
+                reply,
+            }),
+            Operation::Replace {
+                key,
+                source,
+                replacement,
+            } => {
+                let outcome = self.replace(&account, key, &source, *replacement, now)?;
+                match outcome {
+                    Some(outcome) => self.answer(reply, ticket, outcome),
+                    None => self.look_up(&account, key, source, ticket, reply, Question::Replace),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers once what it stands on is on record.
+    fn answer(&mut self, reply: Arc<Mailbox<ToCustomer>>, ticket: Ticket, outcome: Outcome) {
+        self.pending
+            .outcomes
+            .push((reply, ToCustomer::Outcome(ticket, outcome)));
+    }
+
+    fn look_up(
+        &mut self,
+        account: &AccountState,
+        key: MessageKey,
+        source: Box<[u8]>,
+        ticket: Ticket,
+        reply: Arc<Mailbox<ToCustomer>>,
+        question: Question,
+    ) {
+        let job = Job {
+            account: account.id,
+            key,
+            source,
+            ticket,
+            reply,
+            question,
+        };
+        if let Err(job) = self.gateway.lookups.ask(job) {
+            job.answer(None, true);
+        }
+    }
+
+    /// The keys of a message that is open: its own, or those of all messages of a submit_multi that still are.
+    fn siblings(&self, key: MessageKey) -> Vec<MessageKey> {
+        let nth = |n: u64| MessageKey(key.0.saturating_add(n));
+        let is = |n: u64| {
+            self.book
+                .get(nth(n))
+                .is_some_and(|o| u64::from(o.stub.parts().sibling) == n)
+        };
+        // The first may be over while others are open; a gap of one that is over ends the walk, which a look-up then mends.
+        let first = is(0).then_some(key);
+        first
+            .into_iter()
+            .chain((1..=u64::from(u8::MAX)).take_while(|n| is(*n)).map(nth))
+            .collect()
+    }
+
+    /// Whether an open message is this customer's. An empty source is taken for any: clients leave it out, and an id is
+    /// looked up within the account alone.
+    fn owned(&self, account: &AccountState, key: MessageKey, source: &[u8]) -> bool {
+        self.book.get(key).is_some_and(|o| {
+            o.account == account.id
+                && (source.is_empty() || o.stub.parts().source.eq_ignore_ascii_case(source))
+        })
+    }
+
+    fn query(
+        &mut self,
+        account: &AccountState,
+        key: MessageKey,
+        source: Box<[u8]>,
+        ticket: Ticket,
+        reply: Arc<Mailbox<ToCustomer>>,
+    ) {
+        let open = self
+            .siblings(key)
+            .into_iter()
+            .find(|k| self.owned(account, *k, &source));
+        match open.and_then(|k| self.book.get(k)) {
+            Some(open) => {
+                let state = open.provisional.map_or(ENROUTE, Final::code);
+                let outcome = Outcome::State {
+                    key,
+                    state,
+                    done_ms: None,
+                    err: open.provisional_err,
+                };
+                self.answer(reply, ticket, outcome);
+            }
+            None => self.look_up(account, key, source, ticket, reply, Question::State),
+        }
+    }
+
+    fn cancel(
+        &mut self,
+        account: &AccountState,
+        key: MessageKey,
+        source: Box<[u8]>,
+        ticket: Ticket,
+        reply: Arc<Mailbox<ToCustomer>>,
+        now: u64,
+    ) {
+        let open: Vec<MessageKey> = self
+            .siblings(key)
+            .into_iter()
+            .filter(|k| self.owned(account, *k, &source))
+            .collect();
+        if open.is_empty() {
+            return self.look_up(account, key, source, ticket, reply, Question::Cancel);
+        }
+        let cancelled = open.into_iter().filter(|k| self.cancel_one(*k, now)).count();
+        let outcome = if cancelled > 0 {
+            Outcome::Done
+        } else {
+            Outcome::TooLate
+        };
+        self.answer(reply, ticket, outcome);
+    }
+
+    /// Takes a message out of its lane if it waits there whole. `false`: it does not; a bind has it, or an SMSC.
+    fn take_out(&mut self, key: MessageKey) -> bool {
+        let Some(open) = self
+            .book
+            .get(key)
+            .filter(|o| o.phase == Phase::Queued && o.parts.is_none())
+        else {
+            return false;
+        };
+        let Some(lane) = self.gateway.upstream(open.upstream) else {
+            // Its upstream is gone from the config: nobody can have it.
+            return true;
+        };
+        if open.stored {
+            return true;
+        }
+        lane.withdraw(&HashSet::from([key]))
+            .iter()
+            .any(|(_, piece)| piece.whole())
+    }
+
+    fn cancel_one(&mut self, key: MessageKey, now: u64) -> bool {
+        if !self.take_out(key) {
+            return false;
+        }
+        if let Some(open) = self.book.get(key).filter(|o| o.stored)
+            && let Some(lane) = self.gateway.upstream(open.upstream)
+        {
+            lane.forget_stored(1);
+        }
+        self.finish(key, Final::Deleted, 0, false, now);
+        true
+    }
+
+    fn cancel_all(&mut self, mut job: CancelJob) {
+        if self.cancels.len() >= CANCELS_MAX {
+            return self.answer(job.reply, job.ticket, Outcome::Refused(Reject::Overload));
+        }
+        for upstream in &self.gateway.upstreams {
+            job.keys.extend(upstream.keys());
+        }
+        self.cancels.push_back(job);
+    }
+
+    /// One slice of a cancellation of many.
+    pub(super) fn cancel_slice(&mut self, now: u64) -> Result<(), StoreError> {
+        let Some(mut job) = self.cancels.pop_front() else {
+            return Ok(());
+        };
+        let n = CANCEL_SLICE.min(job.keys.len());
+        let mut found: Vec<MessageKey> = job
+            .keys
+            .drain(..n)
+            .filter(|key| {
+                self.book.get(*key).is_some_and(|o| {
+                    let parts = o.stub.parts();
+                    o.account == job.account.id
+                        && o.phase == Phase::Queued
+                        && parts.source.eq_ignore_ascii_case(&job.source)
+                        && same_number(parts.dest, &job.dest)
+                })
+            })
+            .collect();
+        if !job.service_type.is_empty() && !found.is_empty() {
+            let mut of_the_service = HashSet::new();
+            self.store.load(&found, &mut |key, message| {
+                if message
+                    .parts()
+                    .service_type
+                    .eq_ignore_ascii_case(&job.service_type)
+                {
+                    of_the_service.insert(key);
+                }
+            })?;
+            found.retain(|k| of_the_service.contains(k));
+        }
+        for key in found {
+            job.cancelled += u64::from(self.cancel_one(key, now));
+        }
+        if !job.keys.is_empty() {
+            self.cancels.push_back(job);
+            return Ok(());
+        }
+        let outcome = if job.cancelled > 0 {
+            Outcome::Done
+        } else {
+            Outcome::TooLate
+        };
+        self.answer(job.reply, job.ticket, outcome);
+        Ok(())
+    }
+
+    /// `None`: the message is not open.
+    fn replace(
+        &mut self,
+        account: &AccountState,
+        key: MessageKey,
+        source: &[u8],
+        new: Replacement,
+        now: u64,
+    ) -> Result<Option<Outcome>, StoreError> {
+        if !self.owned(account, key, source) {
+            return Ok(None);
+        }
+        let mut old = None;
+        self.store.load(&[key], &mut |_, message| old = Some(message))?;
+        let (Some(open), Some(old)) = (self.book.get(key).cloned(), old) else {
+            return Ok(None);
+        };
+        let row = match self.replaced_row(account, key, &open, &old, &new, now) {
+            Ok(row) => row,
+            Err(reason) => return Ok(Some(Outcome::Refused(reason))),
+        };
+        // The difference in price is held before the message is touched, and given back if it is too late for it.
+        let more = Money((row.price.0 - open.price.0).max(0));
+        let Ok(hold) = account.with_wallet(|w| w.hold(more)) else {
+            return Ok(Some(Outcome::Refused(Reject::Balance)));
+        };
+        if !self.take_out(key) {
+            account.with_wallet(|w| w.release(hold));
+            return Ok(Some(Outcome::TooLate));
+        }
+        let more = hold.into_record();
+        let less = Money((open.price.0 - row.price.0).max(0));
+        let effect = if open.charge_on == ChargeOn::Accepted {
+            Effect {
+                unhold: more,
+                charge: more,
+                refund: less,
+            }
+        } else {
+            Effect {
+                unhold: less,
+                ..Effect::default()
+            }
+        };
+        self.effect(open.account, effect);
+        self.mark(open.upstream, key, Piece::WHOLE, MarkKind::Replaced, now);
+        self.book.replaced(&row);
+        self.watch(key, row.expires_ms, now);
+        if !open.stored {
+            let message = Outgoing {
+                key,
+                piece: Piece::WHOLE,
+                out: None,
+                at_ms: open.at_ms,
+                expires_ms: row.expires_ms,
+                attempts: 0,
+                unanswered: 0,
+                segments: row.segments,
+                message: row.message.clone(),
+            };
+            self.pending.returned.push((open.upstream, message, false));
+        }
+        self.batch.replaced.push(row);
+        Ok(Some(Outcome::Done))
+    }
+
+    /// The accepted row as it is from now on. data_coding, esm_class and the addresses stay: replace_sm has none of them
+    /// (SMPP 3.4 §4.10.1).
+    fn replaced_row(
+        &self,
+        account: &AccountState,
+        key: MessageKey,
+        open: &Open,
+        old: &Message,
+        new: &Replacement,
+        now: u64,
+    ) -> Result<Accepted, Reject> {
+        let policy = self.gateway.policy.load_full();
+        let parts = old.parts();
+        let flags = Flags {
+            registered_delivery: new.registered_delivery,
+            default_msg_id: new.default_msg_id,
+            ..parts.flags
+        };
+        let content = text::Content {
+            data_coding: flags.data_coding,
+            udhi: flags.esm_class & 0x40 != 0,
+            body: &new.text,
+            sar_total: None,
+        };
+        let segments = text::count(&content).map_err(|_| Reject::TooLong)?;
+        let spec: Arc<Account> = account.spec();
+        let tariff = policy.tariff(&spec.tariff).ok_or(Reject::NoPrice)?;
+        let price = tariff
+            .price(parts.dest)
+            .and_then(|unit| unit.times(u32::from(segments)))
+            .ok_or(Reject::NoPrice)?;
+        let longest = now + policy.validity_max_ms;
+        Ok(Accepted {
+            key,
+            account: open.account,
+            at_ms: open.at_ms,
+            expires_ms: new.expires_ms.map_or(open.expires_ms, |at| at.min(longest)),
+            price,
+            tariff: tariff.version,
+            charge_on: open.charge_on,
+            wants: Wants::from_bits(new.registered_delivery),
+            segments,
+            message: Message::new(&Parts {
+                flags,
+                text: &new.text,
+                // A text in message_payload is replaced too; everything else that came as a TLV belonged to the old text.
+                tlvs: &[],
+                ..parts
+            }),
+        })
+    }
+}

@@ -1,0 +1,488 @@
+//! A message as the customer wrote it into messages as an upstream takes them: alphabet, parts, optional parameters.
+
+use crate::domain::message::{Flags, Message, Parts, Piece};
+use crate::smpp::{self, Tag, Tlvs};
+use crate::text::{self, Charset, Content, udh};
+
+/// In what form an upstream takes messages of more than one segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LongMessages {
+    /// As the customer sent them.
+    #[default]
+    AsIs,
+    /// In parts with a concatenation element in their user data header (3GPP TS 23.040 §9.2.3.24.1).
+    Udh,
+    /// In parts with sar_msg_ref_num, sar_total_segments and sar_segment_seqnum (SMPP 3.4 §5.3.2.22–24).
+    Sar,
+    /// Whole, in message_payload (§5.3.2.32).
+    Payload,
+}
+
+/// What an upstream takes.
+#[derive(Clone, Debug, Default)]
+pub struct Form {
+    /// What its data_coding 0 stands for.
+    pub alphabet: Charset,
+    /// How long messages go.
+    pub long_messages: LongMessages,
+    /// Optional parameters that pass besides those every SMSC knows.
+    pub tlvs: Vec<u16>,
+}
+
+/// UDHI of esm_class (SMPP 3.4 §5.2.12).
+const UDHI: u8 = 0x40;
+/// data_coding of UCS-2.
+const UCS2: u8 = 0x08;
+/// Longest text that every SMSC takes in short_message.
+const SHORT_MAX: usize = 254;
+
+/// Optional parameters of a submit_sm that pass to every upstream (SMPP 3.4 §4.4.1). What is not here, and not in the
+/// upstream's own list, stays with us: it was meant for us, or for nobody.
+const KNOWN: [u16; 29] = [
+    0x0005, 0x0006, 0x0007, 0x0008, 0x000D, 0x000E, 0x000F, 0x0010, 0x0019, 0x0201, 0x0202, 0x0203, 0x0204,
+    0x0205, 0x020A, 0x020B, 0x020C, 0x020D, 0x020E, 0x020F, 0x0302, 0x0303, 0x0304, 0x0381, 0x0424, 0x0426,
+    0x1201, 0x1203, 0x1204,
+];
+/// And some that are as old, beyond the range above.
+const KNOWN_HIGH: [u16; 4] = [0x0017, 0x130C, 0x1380, 0x1383];
+
+fn passes(tag: u16, form: &Form) -> bool {
+    KNOWN.contains(&tag) || KNOWN_HIGH.contains(&tag) || form.tlvs.contains(&tag)
+}
+
+/// A message's text: its user data header, and what follows it.
+struct Body<'a> {
+    header: &'a [u8],
+    text: &'a [u8],
+    /// It stands in message_payload.
+    payload: bool,
+}
+
+impl<'a> Body<'a> {
+    fn of(parts: &Parts<'a>) -> Body<'a> {
+        let in_payload = tlvs(parts).get(Tag::MESSAGE_PAYLOAD).filter(|p| !p.is_empty());
+        let all = in_payload.unwrap_or(parts.text);
+        let header = if parts.flags.esm_class & UDHI != 0 {
+            udh::header_len(all).unwrap_or(0)
+        } else {
+            0
+        };
+        let (header, text) = all.split_at_checked(header).unwrap_or((&[], all));
+        Body {
+            header,
+            text,
+            payload: in_payload.is_some(),
+        }
+    }
+}
+
+fn tlvs<'a>(parts: &Parts<'a>) -> Tlvs<'a> {
+    Tlvs::parse(parts.tlvs).unwrap_or(Tlvs::EMPTY)
+}
+
+/// Octets for a new text and optional parameters, to be borrowed by [`Parts`].
+#[derive(Default)]
+pub(super) struct Rewritten {
+    text: Vec<u8>,
+    tlvs: Vec<u8>,
+    data_coding: u8,
+}
+
+impl Rewritten {
+    /// The message with this text instead of its own.
+    fn new(parts: &Parts<'_>, data_coding: u8, header: &[u8], text: &[u8], in_payload: bool) -> Rewritten {
+        let whole = [header, text].concat();
+        let in_payload = in_payload || whole.len() > SHORT_MAX;
+        let mut out = Rewritten {
+            data_coding,
+            ..Rewritten::default()
+        };
+        for tlv in tlvs(parts).iter().filter(|t| t.tag != Tag::MESSAGE_PAYLOAD) {
+            smpp::put_tlv(&mut out.tlvs, tlv.tag, tlv.value);
+        }
+        if in_payload {
+            smpp::put_tlv(&mut out.tlvs, Tag::MESSAGE_PAYLOAD, &whole);
+        } else {
+            out.text = whole;
+        }
+        out
+    }
+
+    pub fn parts<'a>(&'a self, of: &Parts<'a>) -> Parts<'a> {
+        Parts {
+            flags: Flags {
+                data_coding: self.data_coding,
+                ..of.flags
+            },
+            text: &self.text,
+            tlvs: &self.tlvs,
+            ..*of
+        }
+    }
+}
+
+/// What an account's own alphabet and its wish for plain characters make of a message; `None`: nothing. data_coding 0 is GSM
+/// 03.38 from here on.
+pub(super) fn shape(parts: &Parts<'_>, latin1: bool, transliterate: bool) -> Option<Rewritten> {
+    let dcs = parts.flags.data_coding;
+    if !(latin1 && dcs == 0 || transliterate && matches!(dcs, UCS2 | 0)) {
+        return None;
+    }
+    let body = Body::of(parts);
+    let from = match dcs {
+        UCS2 => Charset::Ucs2,
+        _ if latin1 => Charset::Latin1,
+        _ => Charset::Gsm7,
+    };
+    let mut text = from.decode(body.text);
+    if transliterate && dcs == UCS2 {
+        let plain = text::transliterate(&text);
+        // Only where it makes the message fit the default alphabet: otherwise nothing is gained by changing it.
+        let gsm = Charset::Gsm7.encode(&plain)?;
+        return Some(Rewritten::new(parts, 0, body.header, &gsm, body.payload));
+    }
+    if from == Charset::Gsm7 {
+        return None;
+    }
+    if transliterate && Charset::Gsm7.encode(&text).is_none() {
+        text = text::transliterate(&text);
+    }
+    let (dcs, octets) = match Charset::Gsm7.encode(&text) {
+        Some(gsm) => (0, gsm),
+        None => (UCS2, Charset::Ucs2.encode(&text)?),
+    };
+    Some(Rewritten::new(parts, dcs, body.header, &octets, body.payload))
+}
+
+/// The messages that go to an upstream for one of ours: one, or its parts. `None`: it goes as it is.
+pub(super) fn pieces(message: &Message, key: u64, form: &Form) -> Option<Vec<(Piece, Message)>> {
+    let parts = message.parts();
+    let foreign = !parts.tlvs.is_empty() && tlvs(&parts).iter().any(|t| !passes(t.tag.0, form));
+    let other_alphabet = parts.flags.data_coding == 0 && form.alphabet != Charset::Gsm7;
+    if !foreign && !other_alphabet && form.long_messages == LongMessages::AsIs {
+        return None;
+    }
+    let mut kept = Vec::new();
+    for tlv in tlvs(&parts).iter().filter(|t| passes(t.tag.0, form)) {
+        smpp::put_tlv(&mut kept, tlv.tag, tlv.value);
+    }
+    let known = Parts { tlvs: &kept, ..parts };
+    let cut = cut(&known, key, form.long_messages);
+    let cut = cut.unwrap_or_else(|| vec![(Piece::WHOLE, Message::new(&known))]);
+    Some(
+        cut.into_iter()
+            .map(|(piece, m)| (piece, written_in(form.alphabet, m)))
+            .collect(),
+    )
+}
+
+/// A message whose data_coding is 0 in an upstream's own alphabet, or in UCS-2 where it has a character that the alphabet lacks.
+fn written_in(alphabet: Charset, message: Message) -> Message {
+    let parts = message.parts();
+    if alphabet == Charset::Gsm7 || parts.flags.data_coding != 0 {
+        return message;
+    }
+    let body = Body::of(&parts);
+    if alphabet == Charset::Gsm7Packed {
+        let packed = text::gsm7::pack(body.text, body.header.len());
+        return Message::new(&Rewritten::new(&parts, 0, body.header, &packed, body.payload).parts(&parts));
+    }
+    let text = Charset::Gsm7.decode(body.text);
+    let (dcs, octets) = match alphabet.encode(&text) {
+        Some(octets) => (0, octets),
+        None => (UCS2, Charset::Ucs2.encode(&text).unwrap_or_default()),
+    };
+    Message::new(&Rewritten::new(&parts, dcs, body.header, &octets, body.payload).parts(&parts))
+}
+
+/// A message in the form an upstream takes; `None`: it has it already.
+fn cut(parts: &Parts<'_>, key: u64, form: LongMessages) -> Option<Vec<(Piece, Message)>> {
+    let body = Body::of(parts);
+    let sar = sar_of(parts);
+    let concat = udh::concat(body.header);
+    // A part that the customer has cut keeps its place and its id; only how it says so changes.
+    if sar.is_some() || concat.is_some() {
+        let (reference, total, part) = sar.or(concat.map(|c| (c.reference, c.total, c.part)))?;
+        let one = match form {
+            LongMessages::Udh if concat.is_none() => {
+                with_udh(parts, &body, body.text, reference, total, part)
+            }
+            LongMessages::Sar if sar.is_none() => with_sar(parts, &body, body.text, reference, total, part),
+            _ => return None,
+        };
+        return Some(vec![(Piece::WHOLE, one)]);
+    }
+    let all: Vec<u8> = [body.header, body.text].concat();
+    let content = Content {
+        data_coding: parts.flags.data_coding,
+        udhi: !body.header.is_empty(),
+        body: &all,
+        sar_total: None,
+    };
+    let ranges = text::parts(&content).ok()?;
+    match form {
+        LongMessages::AsIs => return None,
+        LongMessages::Payload if body.payload || ranges.len() < 2 => return None,
+        LongMessages::Payload => {
+            let whole = Rewritten::new(parts, parts.flags.data_coding, body.header, body.text, true);
+            return Some(vec![(Piece::WHOLE, Message::new(&whole.parts(parts)))]);
+        }
+        LongMessages::Udh | LongMessages::Sar => {}
+    }
+    if ranges.len() < 2 {
+        // What fits goes as a short_message, wherever it came.
+        let short = body.payload && all.len() <= SHORT_MAX;
+        return short.then(|| {
+            let whole = Rewritten::new(parts, parts.flags.data_coding, body.header, body.text, false);
+            vec![(Piece::WHOLE, Message::new(&whole.parts(parts)))]
+        });
+    }
+    let total = ranges.len() as u8;
+    let cut = ranges.into_iter().enumerate().map(|(i, range)| {
+        let text = all.get(range).unwrap_or(&[]);
+        let part = i as u8 + 1;
+        let message = if form == LongMessages::Sar {
+            with_sar(parts, &body, text, key as u16, total, part)
+        } else {
+            // Eight bits of reference: two messages of one number with 256 others between them are not in the air at once.
+            with_udh(parts, &body, text, key as u16 & 0xFF, total, part)
+        };
+        (Piece { of: total, part }, message)
+    });
+    Some(cut.collect())
+}
+
+fn sar_of(parts: &Parts<'_>) -> Option<(u16, u8, u8)> {
+    let tlvs = tlvs(parts);
+    let reference = tlvs.get(Tag::SAR_MSG_REF_NUM)?.try_into().ok()?;
+    let (total, part) = (
+        tlvs.get_u8(Tag::SAR_TOTAL_SEGMENTS)?,
+        tlvs.get_u8(Tag::SAR_SEGMENT_SEQNUM)?,
+    );
+    (total > 1).then_some((u16::from_be_bytes(reference), total, part))
+}
+
+const SAR: [Tag; 3] = [
+    Tag::SAR_MSG_REF_NUM,
+    Tag::SAR_TOTAL_SEGMENTS,
+    Tag::SAR_SEGMENT_SEQNUM,
+];
+
+/// A part that says so in its header, behind the elements that were there.
+fn with_udh(parts: &Parts<'_>, body: &Body<'_>, text: &[u8], reference: u16, total: u8, part: u8) -> Message {
+    let others = body.header.get(1..).unwrap_or(&[]);
+    let mut header = vec![0];
+    match u8::try_from(reference) {
+        Ok(short) => header.extend_from_slice(&[0x00, 3, short, total, part]),
+        Err(_) => {
+            let [high, low] = reference.to_be_bytes();
+            header.extend_from_slice(&[0x08, 4, high, low, total, part]);
+        }
+    }
+    header.extend_from_slice(others);
+    header[0] = (header.len() - 1).min(255) as u8;
+    let mut kept = Vec::new();
+    for tlv in tlvs(parts)
+        .iter()
+        .filter(|t| t.tag != Tag::MESSAGE_PAYLOAD && !SAR.contains(&t.tag))
+    {
+        smpp::put_tlv(&mut kept, tlv.tag, tlv.value);
+    }
+    let text = [&header, text].concat();
+    Message::new(&Parts {
+        flags: Flags {
+            esm_class: parts.flags.esm_class | UDHI,
+            ..parts.flags
+        },
+        text: &text,
+        tlvs: &kept,
+        ..*parts
+    })
+}
+
+/// A part that says so in optional parameters; other elements of its header stay.
+fn with_sar(parts: &Parts<'_>, body: &Body<'_>, text: &[u8], reference: u16, total: u8, part: u8) -> Message {
+    let header = udh::without_concat(body.header);
+    let mut kept = Vec::new();
+    for tlv in tlvs(parts)
+        .iter()
+        .filter(|t| t.tag != Tag::MESSAGE_PAYLOAD && !SAR.contains(&t.tag))
+    {
+        smpp::put_tlv(&mut kept, tlv.tag, tlv.value);
+    }
+    smpp::put_tlv(&mut kept, Tag::SAR_MSG_REF_NUM, &reference.to_be_bytes());
+    smpp::put_tlv(&mut kept, Tag::SAR_TOTAL_SEGMENTS, &[total]);
+    smpp::put_tlv(&mut kept, Tag::SAR_SEGMENT_SEQNUM, &[part]);
+    let udhi = if header.is_empty() { 0 } else { UDHI };
+    let text = [&header[..], text].concat();
+    Message::new(&Parts {
+        flags: Flags {
+            esm_class: parts.flags.esm_class & !UDHI | udhi,
+            ..parts.flags
+        },
+        text: &text,
+        tlvs: &kept,
+        ..*parts
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn form(alphabet: Charset, long_messages: LongMessages) -> Form {
+        Form {
+            alphabet,
+            long_messages,
+            tlvs: Vec::new(),
+        }
+    }
+
+    fn text<'a>(dcs: u8, text: &'a [u8]) -> Parts<'a> {
+        Parts {
+            flags: Flags {
+                data_coding: dcs,
+                ..Flags::default()
+            },
+            dest: b"254712345678",
+            text,
+            ..Parts::default()
+        }
+    }
+
+    fn payload(octets: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        smpp::put_tlv(&mut out, Tag::MESSAGE_PAYLOAD, octets);
+        out
+    }
+
+    #[test]
+    fn what_needs_no_change_is_not_touched() {
+        let m = Message::new(&text(0, b"hello"));
+        assert!(pieces(&m, 1, &Form::default()).is_none());
+        let one = pieces(&m, 1, &form(Charset::Gsm7, LongMessages::Udh)).unwrap();
+        assert_eq!(one, [(Piece::WHOLE, m)]);
+    }
+
+    #[test]
+    fn a_payload_is_cut_with_a_header_or_with_parameters() {
+        let long = vec![b'a'; 400];
+        let tlvs = payload(&long);
+        let m = Message::new(&Parts {
+            tlvs: &tlvs,
+            ..text(0, b"")
+        });
+        let cut = pieces(&m, 0x1_07, &form(Charset::Gsm7, LongMessages::Udh)).unwrap();
+        let lengths: Vec<usize> = cut.iter().map(|(_, m)| m.parts().text.len()).collect();
+        assert_eq!(lengths, [159, 159, 100]);
+        for (i, (piece, m)) in cut.iter().enumerate() {
+            assert_eq!((piece.of, usize::from(piece.part)), (3, i + 1));
+            assert_eq!(m.parts().text[..6], [5, 0, 3, 7, 3, i as u8 + 1]);
+            assert_eq!(m.flags().esm_class & UDHI, UDHI);
+            assert!(m.parts().tlvs.is_empty());
+        }
+        let cut = pieces(&m, 0x1_07, &form(Charset::Gsm7, LongMessages::Sar)).unwrap();
+        assert_eq!(cut[2].1.parts().text.len(), 94);
+        let tlvs = Tlvs::parse(cut[2].1.parts().tlvs).unwrap();
+        assert_eq!(tlvs.get(Tag::SAR_MSG_REF_NUM), Some(&[1, 7][..]));
+        assert_eq!(tlvs.get_u8(Tag::SAR_SEGMENT_SEQNUM), Some(3));
+    }
+
+    #[test]
+    fn parts_of_the_customers_own_change_only_how_they_say_so() {
+        let with_port = b"\x0b\x05\x04\x0b\x84\x23\xf0\x00\x03\x2a\x02\x01hello";
+        let parts = Parts {
+            flags: Flags {
+                esm_class: UDHI,
+                ..Flags::default()
+            },
+            ..text(0, with_port)
+        };
+        let m = Message::new(&parts);
+        let sar = pieces(&m, 1, &form(Charset::Gsm7, LongMessages::Sar)).unwrap();
+        let [(Piece::WHOLE, one)] = sar.as_slice() else {
+            panic!()
+        };
+        assert_eq!(
+            one.parts().text,
+            b"\x06\x05\x04\x0b\x84\x23\xf0hello",
+            "the port stays"
+        );
+        assert_eq!(sar_of(&one.parts()), Some((42, 2, 1)));
+        let back = pieces(one, 1, &form(Charset::Gsm7, LongMessages::Udh)).unwrap();
+        assert_eq!(
+            udh::concat(back[0].1.parts().text).map(|c| (c.reference, c.total, c.part)),
+            Some((42, 2, 1))
+        );
+        assert!(back[0].1.parts().text.ends_with(b"\x05\x04\x0b\x84\x23\xf0hello"));
+        assert!(pieces(&m, 1, &form(Charset::Gsm7, LongMessages::Payload)).unwrap()[0].1 == m);
+    }
+
+    #[test]
+    fn an_upstreams_alphabet_is_used_and_ucs2_where_it_lacks_a_character() {
+        let latin = form(Charset::Latin1, LongMessages::AsIs);
+        let m = Message::new(&text(0, b"\x04\x1b\x3c"));
+        assert_eq!(pieces(&m, 1, &latin).unwrap()[0].1.parts().text, b"\xe8[");
+        let euro = Message::new(&text(0, b"\x1b\x65"));
+        let sent = &pieces(&euro, 1, &latin).unwrap()[0].1;
+        assert_eq!(
+            (sent.flags().data_coding, sent.parts().text),
+            (UCS2, &b"\x20\xac"[..])
+        );
+        let ucs2 = Message::new(&text(8, b"\x04\x51"));
+        assert!(pieces(&ucs2, 1, &latin).is_none());
+        let packed = form(Charset::Gsm7Packed, LongMessages::AsIs);
+        let m = Message::new(&text(0, b"hellohello"));
+        assert_eq!(pieces(&m, 1, &packed).unwrap()[0].1.parts().text.len(), 9);
+    }
+
+    #[test]
+    fn unknown_parameters_pass_only_where_they_are_allowed() {
+        let mut tlvs = Vec::new();
+        smpp::put_tlv(&mut tlvs, Tag(0x1400), b"x");
+        smpp::put_tlv(&mut tlvs, Tag::USER_MESSAGE_REFERENCE, &[0, 1]);
+        let m = Message::new(&Parts {
+            tlvs: &tlvs,
+            ..text(0, b"hi")
+        });
+        let sent = pieces(&m, 1, &Form::default()).unwrap();
+        assert_eq!(sent[0].1.parts().tlvs, [2, 4, 0, 2, 0, 1]);
+        let allowed = Form {
+            tlvs: vec![0x1400],
+            ..Form::default()
+        };
+        assert!(pieces(&m, 1, &allowed).is_none());
+    }
+
+    #[test]
+    fn an_accounts_alphabet_and_plain_characters() {
+        let latin = shape(&text(0, b"caf\xe9"), true, false).unwrap();
+        assert_eq!((latin.data_coding, &latin.text[..]), (0, &b"caf\x05"[..]));
+        let ucs2: Vec<u8> = "\u{201c}hi\u{201d}"
+            .encode_utf16()
+            .flat_map(u16::to_be_bytes)
+            .collect();
+        let plain = shape(&text(8, &ucs2), false, true).unwrap();
+        assert_eq!((plain.data_coding, &plain.text[..]), (0, &b"\"hi\""[..]));
+        assert!(
+            shape(&text(8, b"\x04\x51"), false, true).is_none(),
+            "Cyrillic stays"
+        );
+        assert!(shape(&text(0, b"hi"), false, true).is_none());
+        assert!(shape(&text(8, &ucs2), false, false).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn cut_parts_hold_the_whole_text_once(body in proptest::collection::vec(1u8..0x1B, 0..900), sar in any::<bool>()) {
+            let tlvs = payload(&body);
+            let m = Message::new(&Parts { tlvs: &tlvs, ..text(0, b"") });
+            let how = if sar { LongMessages::Sar } else { LongMessages::Udh };
+            let cut = pieces(&m, 77, &form(Charset::Gsm7, how)).unwrap();
+            let header = if sar || cut.len() == 1 { 0 } else { 6 };
+            let joined: Vec<u8> = cut.iter().flat_map(|(_, m)| m.parts().text[header..].to_vec()).collect();
+            if body.len() <= SHORT_MAX || cut.len() > 1 { prop_assert_eq!(joined, body); }
+        }
+    }
+}
