@@ -41,6 +41,8 @@ struct Tls {
     taken: usize,
     /// Plain octets handed to TLS since the start.
     handed: u64,
+    /// The peer has said that nothing more comes.
+    ended: bool,
 }
 
 impl std::fmt::Debug for Tls {
@@ -89,6 +91,7 @@ impl Connection {
                 sealed: Vec::new(),
                 taken: 0,
                 handed: 0,
+                ended: false,
             })),
             ..Connection::new(stream)
         }
@@ -123,6 +126,13 @@ impl Connection {
         self.partial_since
     }
 
+    /// We do not read for a while: an incomplete PDU is not the peer's fault meanwhile.
+    pub fn hold(&mut self, now_ms: u64) {
+        if self.partial_since.is_some() {
+            self.partial_since = Some(now_ms);
+        }
+    }
+
     /// Reads once and calls `consume` with everything unconsumed; it returns how much it took.
     ///
     /// # Errors
@@ -143,7 +153,8 @@ impl Connection {
                 if !plain.is_empty() {
                     self.feed(&plain, now_ms, consume);
                 }
-                Ok(Read::Some)
+                let ended = self.tls.as_ref().is_some_and(|t| t.ended);
+                Ok(if ended { Read::Closed } else { Read::Some })
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
             Err(e) => Err(e),
@@ -157,14 +168,20 @@ impl Connection {
             return Ok(plain);
         };
         let mut chunk = [0u8; 16 * 1024];
-        while !sealed.is_empty() {
-            tls.connection.read_tls(&mut sealed)?;
+        while !sealed.is_empty() && !tls.ended {
+            // Nothing is taken behind the peer's close_notify.
+            if tls.connection.read_tls(&mut sealed)? == 0 {
+                tls.ended = true;
+            }
             tls.connection
                 .process_new_packets()
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
             loop {
                 match tls.connection.reader().read(&mut chunk) {
-                    Ok(0) => break,
+                    Ok(0) => {
+                        tls.ended = true;
+                        break;
+                    }
                     Ok(n) => plain.extend_from_slice(chunk.get(..n).unwrap_or(&[])),
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),

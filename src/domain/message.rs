@@ -55,12 +55,38 @@ pub struct Fragment {
     pub header: u8,
 }
 
+/// A text as message_payload (SMPP 3.4 §5.3.2.32), the raw TLV; at most 65,535 octets of it.
+#[must_use]
+pub fn payload_tlv(text: &[u8]) -> Vec<u8> {
+    let text = text.get(..text.len().min(0xFFFF)).unwrap_or(text);
+    let [high, low] = (text.len() as u16).to_be_bytes();
+    [&[0x04, 0x24, high, low], text].concat()
+}
+
+/// The value of the first TLV with this tag among raw well-formed ones.
+#[must_use]
+pub fn tlv(raw: &[u8], tag: u16) -> Option<&[u8]> {
+    let mut rest = raw;
+    while let Some((head, after)) = rest.split_first_chunk::<4>() {
+        let len = usize::from(u16::from_be_bytes([head[2], head[3]]));
+        let (value, next) = after.split_at_checked(len)?;
+        if u16::from_be_bytes([head[0], head[1]]) == tag {
+            return Some(value);
+        }
+        rest = next;
+    }
+    None
+}
+
+/// message_payload.
+pub const PAYLOAD: u16 = 0x0424;
+
 /// Raw well-formed TLVs without those whose tag `keep` does not want.
 #[must_use]
 pub fn retain_tlvs(raw: &[u8], keep: impl Fn(u16) -> bool) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = raw;
-    while let [t1, t0, l1, l0, after @ ..] = rest {
+    while let [t1, t0, l1, l0, ..] = rest {
         let len = usize::from(u16::from_be_bytes([*l1, *l0]));
         let Some((one, next)) = rest.split_at_checked(4 + len) else {
             break;
@@ -68,7 +94,6 @@ pub fn retain_tlvs(raw: &[u8], keep: impl Fn(u16) -> bool) -> Vec<u8> {
         if keep(u16::from_be_bytes([*t1, *t0])) {
             out.extend_from_slice(one);
         }
-        let _value = after;
         rest = next;
     }
     out
@@ -89,7 +114,8 @@ pub struct Flags {
     pub esm_class: u8,
     /// protocol_id.
     pub protocol_id: u8,
-    /// priority_flag, 0–3.
+    /// priority_flag, 0–3, and above it how the text was written before its account's alphabet was applied: see
+    /// [`Flags::LATIN1`] and [`Flags::UCS2`].
     pub priority: u8,
     /// registered_delivery as the sender gave it (upstream, receipts are always asked for).
     pub registered_delivery: u8,
@@ -97,6 +123,15 @@ pub struct Flags {
     pub data_coding: u8,
     /// sm_default_msg_id.
     pub default_msg_id: u8,
+}
+
+impl Flags {
+    /// In `priority`: the customer wrote the text in Latin-1 with data_coding 0.
+    pub const LATIN1: u8 = 0x80;
+    /// In `priority`: the customer wrote it in UCS-2.
+    pub const UCS2: u8 = 0x40;
+    /// The bits of priority_flag itself.
+    pub const PRIORITY: u8 = 0x03;
 }
 
 const FLAGS: usize = 10;

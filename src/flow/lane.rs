@@ -32,14 +32,24 @@ pub struct Outgoing {
     pub message: Message,
 }
 
-/// A set of part numbers, 1 to 255.
+/// Some of the parts of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PartSet([u64; 4]);
+pub struct PartSet {
+    /// How many parts there are.
+    pub of: u8,
+    set: [u64; 4],
+}
 
 impl PartSet {
+    /// None of `of` parts.
+    #[must_use]
+    pub fn new(of: u8) -> PartSet {
+        PartSet { of, set: [0; 4] }
+    }
+
     /// Adds one.
     pub fn insert(&mut self, part: u8) {
-        if let Some(word) = self.0.get_mut(usize::from(part >> 6)) {
+        if let Some(word) = self.set.get_mut(usize::from(part >> 6)) {
             *word |= 1 << (part & 63);
         }
     }
@@ -47,7 +57,7 @@ impl PartSet {
     /// Whether it is in.
     #[must_use]
     pub fn contains(&self, part: u8) -> bool {
-        let word = self.0.get(usize::from(part >> 6));
+        let word = self.set.get(usize::from(part >> 6));
         word.is_some_and(|w| w & 1 << (part & 63) != 0)
     }
 }
@@ -421,28 +431,27 @@ impl Upstream {
         Some(found)
     }
 
-    /// Takes those of `keys` away that wait here in memory. The others are in a bind's hands.
-    pub(super) fn withdraw(&self, keys: &HashSet<MessageKey>) -> Vec<(MessageKey, Piece)> {
-        let mut found = Vec::new();
+    /// Takes those of `keys` away that wait here in memory, or what does of their parts. The others are in a bind's hands.
+    pub(super) fn withdraw(&self, keys: &HashSet<MessageKey>) -> Vec<Outgoing> {
         let mut lane = lock(&self.lane);
-        let mut octets = 0;
-        let mut keep = |m: &Outgoing| {
-            let wanted = keys.contains(&m.key);
-            if wanted {
-                found.push((m.key, m.piece));
+        let (found, keep): (Vec<Outgoing>, VecDeque<Outgoing>) = {
+            let mut found = Vec::new();
+            let mut keep = VecDeque::with_capacity(lane.queue.len());
+            for m in lane.queue.drain(..) {
+                if keys.contains(&m.key) {
+                    found.push(m);
+                } else {
+                    keep.push_back(m);
+                }
             }
-            !wanted
+            (found, keep)
         };
-        lane.queue.retain(|m| {
-            let kept = keep(m);
-            if !kept {
-                octets += m.message.record().len();
-            }
-            kept
-        });
-        lane.retry.retain(|_, m| keep(m));
+        lane.queue = keep;
+        let octets: usize = found.iter().map(|m| m.message.record().len()).sum();
         lane.octets = lane.octets.saturating_sub(octets);
-        found
+        let refused = lane.retry.extract_if(.., |(_, key, _), _| keys.contains(key));
+        let refused: Vec<Outgoing> = refused.map(|(_, m)| m).collect();
+        found.into_iter().chain(refused).collect()
     }
 
     /// Keys of everything that waits here, for a search through it.
@@ -721,7 +730,7 @@ mod tests {
         let in_hand = u.take(0, 1, 0).out;
         assert_eq!(in_hand.len(), 1);
         let wanted: HashSet<_> = [0, 1, 4, 9, 77].map(MessageKey).into();
-        let mut got: Vec<_> = u.withdraw(&wanted).into_iter().map(|(key, _)| key).collect();
+        let mut got: Vec<_> = u.withdraw(&wanted).into_iter().map(|m| m.key).collect();
         got.sort();
         assert_eq!(
             got,

@@ -113,7 +113,7 @@ pub(super) async fn run(
                     continue;
                 };
                 let shared = Arc::clone(&shared);
-                tasks.spawn(customer::serve(connection, peer, shared, Some(place), Vec::new()));
+                tasks.spawn(customer::serve(connection, peer, shared, Some(place), None));
             }
             Err(error) => {
                 // EMFILE, ENFILE, ENOBUFS, or a connection that was reset before it was accepted.

@@ -16,6 +16,7 @@ use super::turnstile::{Failures, Turnstile};
 use crate::clock;
 use crate::domain::account::BindAllowed;
 use crate::flow::{AccountState, Gateway};
+use crate::ids::AccountId;
 use crate::session::BindKind;
 
 type Keyed = blake2::Blake2sMac256;
@@ -39,6 +40,7 @@ pub(super) enum Refusal {
     Inactive,
     Address,
     Certificate,
+    NotCalled,
     BindKind,
     TooManyBinds,
     Busy,
@@ -52,6 +54,7 @@ impl Refusal {
             Refusal::Inactive => "account is not active",
             Refusal::Address => "address is not in the account's allow-list",
             Refusal::Certificate => "no certificate that the account allows",
+            Refusal::NotCalled => "another account was called by outbind",
             Refusal::BindKind => "kind of bind is not allowed for the account",
             Refusal::TooManyBinds => "too many binds",
             Refusal::Busy => "too many password checks are waiting",
@@ -68,6 +71,8 @@ pub(super) struct Claim<'a> {
     pub peer: IpAddr,
     /// Fingerprint of its certificate, over TLS.
     pub certificate: Option<&'a str>,
+    /// Over a connection that we have opened: only the account that was called.
+    pub only: Option<AccountId>,
 }
 
 /// See the module's description.
@@ -105,6 +110,7 @@ impl Auth {
             kind,
             peer,
             certificate,
+            only,
         } = *claim;
         let account = gateway.accounts().by_system_id(system_id).cloned();
         let hash = account
@@ -121,6 +127,9 @@ impl Auth {
             return Err(Refusal::WrongPassword);
         }
         let spec = account.spec();
+        if only.is_some_and(|id| id != account.id) {
+            return Err(Refusal::NotCalled);
+        }
         if !account.active() {
             return Err(Refusal::Inactive);
         }

@@ -38,16 +38,14 @@ const SHORT_MAX: usize = 254;
 
 /// Optional parameters of a submit_sm that pass to every upstream (SMPP 3.4 §4.4.1). What is not here, and not in the
 /// upstream's own list, stays with us: it was meant for us, or for nobody.
-const KNOWN: [u16; 29] = [
-    0x0005, 0x0006, 0x0007, 0x0008, 0x000D, 0x000E, 0x000F, 0x0010, 0x0019, 0x0201, 0x0202, 0x0203, 0x0204,
-    0x0205, 0x020A, 0x020B, 0x020C, 0x020D, 0x020E, 0x020F, 0x0302, 0x0303, 0x0304, 0x0381, 0x0424, 0x0426,
-    0x1201, 0x1203, 0x1204,
+const KNOWN: [u16; 28] = [
+    0x0005, 0x000D, 0x0019, 0x0030, 0x0201, 0x0202, 0x0203, 0x0204, 0x0205, 0x020A, 0x020B, 0x020C, 0x020D,
+    0x020E, 0x020F, 0x0302, 0x0303, 0x0304, 0x0381, 0x0424, 0x0426, 0x0501, 0x1201, 0x1203, 0x1204, 0x130C,
+    0x1380, 0x1383,
 ];
-/// And some that are as old, beyond the range above.
-const KNOWN_HIGH: [u16; 4] = [0x0017, 0x130C, 0x1380, 0x1383];
 
 fn passes(tag: u16, form: &Form) -> bool {
-    KNOWN.contains(&tag) || KNOWN_HIGH.contains(&tag) || form.tlvs.contains(&tag)
+    KNOWN.contains(&tag) || form.tlvs.contains(&tag)
 }
 
 /// A message's text: its user data header, and what follows it.
@@ -86,6 +84,8 @@ pub(super) struct Rewritten {
     text: Vec<u8>,
     tlvs: Vec<u8>,
     data_coding: u8,
+    /// How the customer wrote it, see [`Flags::LATIN1`].
+    written: u8,
 }
 
 impl Rewritten {
@@ -112,6 +112,7 @@ impl Rewritten {
         Parts {
             flags: Flags {
                 data_coding: self.data_coding,
+                priority: of.flags.priority | self.written,
                 ..of.flags
             },
             text: &self.text,
@@ -134,24 +135,14 @@ pub(super) fn shape(parts: &Parts<'_>, latin1: bool, transliterate: bool) -> Opt
         _ if latin1 => Charset::Latin1,
         _ => Charset::Gsm7,
     };
-    let mut text = from.decode(body.text);
-    if transliterate && dcs == UCS2 {
-        let plain = text::transliterate(&text);
-        // Only where it makes the message fit the default alphabet: otherwise nothing is gained by changing it.
-        let gsm = Charset::Gsm7.encode(&plain)?;
-        return Some(Rewritten::new(parts, 0, body.header, &gsm, body.payload));
-    }
-    if from == Charset::Gsm7 {
-        return None;
-    }
-    if transliterate && Charset::Gsm7.encode(&text).is_none() {
-        text = text::transliterate(&text);
-    }
-    let (dcs, octets) = match Charset::Gsm7.encode(&text) {
-        Some(gsm) => (0, gsm),
-        None => (UCS2, Charset::Ucs2.encode(&text)?),
+    let (dcs, octets) = text::shaped(from, body.text, transliterate)?;
+    let mut new = Rewritten::new(parts, dcs, body.header, &octets, body.payload);
+    new.written = if from == Charset::Ucs2 {
+        Flags::UCS2
+    } else {
+        Flags::LATIN1
     };
-    Some(Rewritten::new(parts, dcs, body.header, &octets, body.payload))
+    Some(new)
 }
 
 /// The messages that go to an upstream for one of ours: one, or its parts. `None`: it goes as it is.
@@ -166,14 +157,22 @@ pub(super) fn pieces(message: &Message, key: u64, form: &Form) -> Option<Vec<(Pi
     for tlv in tlvs(&parts).iter().filter(|t| passes(t.tag.0, form)) {
         smpp::put_tlv(&mut kept, tlv.tag, tlv.value);
     }
-    let known = Parts { tlvs: &kept, ..parts };
-    let cut = cut(&known, key, form.long_messages);
-    let cut = cut.unwrap_or_else(|| vec![(Piece::WHOLE, Message::new(&known))]);
-    Some(
-        cut.into_iter()
-            .map(|(piece, m)| (piece, written_in(form.alphabet, m)))
-            .collect(),
-    )
+    let known = Message::new(&Parts { tlvs: &kept, ..parts });
+    // What has become UCS-2 is cut as UCS-2; septets are packed part by part.
+    let packed = form.alphabet == Charset::Gsm7Packed;
+    let whole = if packed {
+        known
+    } else {
+        written_in(form.alphabet, known)
+    };
+    let mut out = cut(&whole.parts(), key, form.long_messages).unwrap_or_else(|| vec![(Piece::WHOLE, whole)]);
+    if packed {
+        out = out
+            .into_iter()
+            .map(|(piece, part)| (piece, written_in(form.alphabet, part)))
+            .collect();
+    }
+    Some(out)
 }
 
 /// A message whose data_coding is 0 in an upstream's own alphabet, or in UCS-2 where it has a character that the alphabet lacks.
@@ -435,6 +434,17 @@ mod tests {
         let packed = form(Charset::Gsm7Packed, LongMessages::AsIs);
         let m = Message::new(&text(0, b"hellohello"));
         assert_eq!(pieces(&m, 1, &packed).unwrap()[0].1.parts().text.len(), 9);
+    }
+
+    #[test]
+    fn what_becomes_ucs2_is_cut_as_ucs2() {
+        let mut long = vec![0x1B, 0x65];
+        long.extend(std::iter::repeat_n(b'a', 158));
+        let m = Message::new(&text(0, &long));
+        let cut = pieces(&m, 7, &form(Charset::Latin1, LongMessages::Udh)).unwrap();
+        let lengths: Vec<usize> = cut.iter().map(|(_, m)| m.parts().text.len()).collect();
+        assert_eq!(lengths, [140, 140, 56]);
+        assert!(cut.iter().all(|(_, m)| m.flags().data_coding == UCS2));
     }
 
     #[test]

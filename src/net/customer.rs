@@ -14,7 +14,7 @@ use super::{Shared, Wake, deliver, tls};
 use crate::clock;
 use crate::domain::account::DeliverAs;
 use crate::flow::{AccountState, Admitted, Input, Mailbox, OutItem, SessionInfo, SessionKind, ToCustomer};
-use crate::ids::{Pos, SessionId};
+use crate::ids::{AccountId, Pos, SessionId};
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers};
 use crate::smpp::{self, BindResp, CommandId, CommandStatus, MAX_PDU_DEFAULT, Tag, Tlvs};
 use crate::wire::{Connection, Read};
@@ -56,6 +56,8 @@ pub(super) struct Logic {
     pub shared: Arc<Shared>,
     peer: SocketAddr,
     place: Option<Place>,
+    /// Only this account may bind.
+    only: Option<AccountId>,
     id: SessionId,
     pub session: Session<OutItem>,
     wake: Wake,
@@ -82,15 +84,23 @@ pub(super) struct Logic {
     pub stopping: bool,
 }
 
-/// Serves a connection until it is closed. `hello` is sent first (outbind).
+/// A customer that we have called by outbind: nobody else may bind over that connection.
+pub(super) struct Called {
+    pub account: AccountId,
+    /// The outbind PDU.
+    pub hello: Vec<u8>,
+}
+
+/// Serves a connection until it is closed.
 pub(super) async fn serve(
     mut conn: Connection,
     peer: SocketAddr,
     shared: Arc<Shared>,
     place: Option<Place>,
-    hello: Vec<u8>,
+    called: Option<Called>,
 ) {
-    conn.out = hello;
+    let only = called.as_ref().map(|c| c.account);
+    conn.out = called.map(|c| c.hello).unwrap_or_default();
     let c = &shared.customer;
     let timers = Timers {
         bind_ms: c.bind_timeout_ms,
@@ -120,6 +130,7 @@ pub(super) async fn serve(
         stopping: false,
         peer,
         place,
+        only,
         shared,
     };
     let mut customer = Customer { conn, wake, logic };
@@ -135,6 +146,9 @@ impl Customer {
             }
             let now = clock::now_ms();
             let (conn, logic) = (&mut self.conn, &mut self.logic);
+            if conn.pending() >= OUT_HIGH {
+                conn.hold(now);
+            }
             logic.letters(&mut conn.out);
             if let Some(request) = logic.bind.take() {
                 let certificate = conn.peer_certificate().map(tls::fingerprint);
@@ -188,7 +202,11 @@ impl Customer {
                 logic.hand_over();
                 match result {
                     Ok(Read::Some | Read::Nothing) => Ok(()),
-                    Ok(Read::Closed) | Err(_) => Err(logic.session.close(Cause::PeerClosed)),
+                    Ok(Read::Closed) | Err(_) => {
+                        // What TLS says of a failed handshake, as far as the socket takes it.
+                        let _said = self.conn.flush();
+                        Err(logic.session.close(Cause::PeerClosed))
+                    }
                 }
             }
             Ok(false) => Ok(()),
@@ -319,6 +337,7 @@ impl Logic {
                     kind,
                     peer: self.peer.ip(),
                     certificate: certificate.as_deref(),
+                    only: self.only,
                 },
             )
             .await;
@@ -418,7 +437,12 @@ impl Logic {
             data_sm: data && bound.tlvs,
         };
         for item in self.items.drain(..) {
-            for early in deliver::early_parts(&item, bound.tlvs) {
+            let early = deliver::early_parts(&item, bound.tlvs);
+            if self.session.free() <= early.len() && self.session.outstanding() > 0 {
+                back.push(item);
+                continue;
+            }
+            for early in early {
                 let sequence = self.session.unanswered_sequence();
                 deliver::write(out, sequence, &early, how);
             }

@@ -191,7 +191,7 @@ pub(super) fn sm_of<'a>(parts: &Parts<'a>) -> ShortMessage<'a> {
         dest: address(f.dest_ton, f.dest_npi, parts.dest),
         esm_class: EsmClass(f.esm_class),
         protocol_id: f.protocol_id,
-        priority_flag: f.priority,
+        priority_flag: f.priority & Flags::PRIORITY,
         schedule_delivery_time: &[],
         validity_period: &[],
         registered_delivery: RegisteredDelivery(f.registered_delivery),

@@ -57,7 +57,13 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: TaskTracker) {
             tasks.spawn(async move {
                 match tokio::time::timeout(CONNECT, call(&shared, &address, &password)).await {
                     Ok(Ok((stream, hello))) => match stream.peer_addr() {
-                        Ok(peer) => customer::serve(Connection::new(stream), peer, shared, None, hello).await,
+                        Ok(peer) => {
+                            let called = customer::Called {
+                                account: AccountId(id),
+                                hello,
+                            };
+                            customer::serve(Connection::new(stream), peer, shared, None, Some(called)).await;
+                        }
                         Err(error) => tracing::warn!(account = id, %error, "outbind failed"),
                     },
                     Ok(Err(error)) => tracing::warn!(account = id, %error, "outbind failed"),
@@ -70,6 +76,7 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: TaskTracker) {
 
 async fn call(shared: &Shared, address: &str, password: &str) -> std::io::Result<(TcpStream, Vec<u8>)> {
     let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     let mut out = Vec::new();
     let start = smpp::begin(&mut out, CommandId::OUTBIND, CommandStatus::ESME_ROK, 1);
     Outbind {

@@ -177,9 +177,7 @@ impl Logic {
         let (mut taken, first) = (0u8, self.batch.len());
         for destination in &multi.destinations {
             let (address, done) = match destination {
-                Destination::Address(address) => {
-                    (*address, self.one_of_many(&multi, *address, sequence, taken, now))
-                }
+                Destination::Address(address) => (*address, self.one_of_many(&multi, *address, taken, now)),
                 // Distribution lists are of the SMSC's own making (SMPP 3.4 §5.2.7); there are none here.
                 Destination::List(name) => {
                     let address = Address {
@@ -221,7 +219,6 @@ impl Logic {
         &mut self,
         multi: &SubmitMulti<'_>,
         dest: Address<'_>,
-        sequence: u32,
         sibling: u8,
         now: u64,
     ) -> Result<(), Fault> {
@@ -242,7 +239,6 @@ impl Logic {
             tlvs: multi.tlvs,
         };
         smpp::check_submit(&sm)?;
-        let _sequence = sequence;
         let mut submission = submit::read(None, &sm, now)?;
         submission.parts.sibling = sibling;
         self.take(&submission, now)

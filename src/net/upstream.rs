@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Wake;
-use super::convert::{self, Form};
+use super::convert::{self, Form, LongMessages};
 use super::deliver::{self, Delivered, ReceiptMaps, sm_of};
 use super::pace::Pace;
 use super::pdus::Pdus;
@@ -84,6 +84,8 @@ impl std::fmt::Debug for LinkOptions {
     }
 }
 
+/// See [`crate::flow::BindInfo::state`].
+const CONNECTING: u32 = 1;
 /// Bits of a delivery's token that number its connection; the one above says that it came with data_sm.
 const GENERATION: u32 = 0x7FFF_FFFF;
 /// Deliveries read and not yet on record: above this the link is not read.
@@ -152,9 +154,12 @@ impl Link {
         if let Some(info) = self.options.upstream.binds.get(self.index) {
             info.state.store(state, Ordering::Release);
             info.since_ms.store(clock::now_ms(), Ordering::Relaxed);
-            let mut text = info.why.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            text.clear();
-            text.push_str(why);
+            // While it tries again, why it was down stays.
+            if state != CONNECTING {
+                let mut text = info.why.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                text.clear();
+                text.push_str(why);
+            }
         }
     }
 
@@ -170,7 +175,7 @@ impl Link {
                 self.letters_without_link();
                 continue;
             }
-            self.show(1, "connecting");
+            self.show(CONNECTING, "");
             let reconnects = upstream.reconnects();
             let target = self
                 .options
@@ -287,6 +292,7 @@ impl Link {
             pace: Pace::new(self.options.window),
             unwritten: Vec::new(),
             ending: None,
+            fault: None,
             again_ms: None,
             sending: false,
             reconnects,
@@ -295,6 +301,9 @@ impl Link {
         served.bind(&mut conn.out, now);
         let cause = served.run(&mut conn).await;
         served.end(&conn);
+        if let Some(fault) = served.fault.take() {
+            return fault;
+        }
         match cause {
             Cause::BindRefused(status) => format!("bind refused: {status}"),
             other => other.name().to_string(),
@@ -324,6 +333,8 @@ struct Served<'a> {
     unwritten: Vec<InFlight>,
     /// Asked to end: nothing new is sent, and by this time the unbind is.
     ending: Option<u64>,
+    /// What the socket or TLS said when the connection broke.
+    fault: Option<String>,
     /// When the lane wants to be asked again.
     again_ms: Option<u64>,
     /// Counted as a sender of the upstream.
@@ -391,7 +402,13 @@ impl Served<'_> {
                 let now = clock::now_ms();
                 match conn.read(now, |out, octets| self.consume(out, octets, now)) {
                     Ok(Read::Some | Read::Nothing) => Ok(()),
-                    Ok(Read::Closed) | Err(_) => Err(self.session.close(Cause::PeerClosed)),
+                    Ok(Read::Closed) => Err(self.session.close(Cause::PeerClosed)),
+                    Err(error) => {
+                        // What TLS says of a failed handshake, as far as the socket takes it.
+                        let _said = conn.flush();
+                        self.fault = Some(error.to_string());
+                        Err(self.session.close(Cause::PeerClosed))
+                    }
                 }
             }
             Ok(false) => Ok(()),
@@ -481,7 +498,7 @@ impl Served<'_> {
             CommandStatus::ESME_ROK => {
                 upstream.sent.fetch_add(1, Ordering::Relaxed);
                 // A response without a readable id is still an acceptance; its receipt cannot be matched.
-                let id = MessageIdResp::decode(body).map_or(&[][..], |r| r.message_id);
+                let id = MessageIdResp::id(body);
                 self.events.push(UpEvent::Sent {
                     key,
                     piece,
@@ -525,7 +542,7 @@ impl Served<'_> {
         if let Some((_, key, piece)) = self.late.remove(at).filter(|_| status == CommandStatus::ESME_ROK) {
             let upstream = &self.link.options.upstream;
             upstream.sent.fetch_add(1, Ordering::Relaxed);
-            let id = MessageIdResp::decode(body).map_or(&[][..], |r| r.message_id);
+            let id = MessageIdResp::id(body);
             self.events.push(UpEvent::LateSent {
                 key,
                 piece,
@@ -663,11 +680,7 @@ impl Served<'_> {
     fn write_all(&mut self, messages: Vec<Outgoing>, conn: &mut Connection, now: u64) {
         let mut back = Vec::new();
         for message in messages {
-            let cut = if message.piece.whole() {
-                convert::pieces(&message.message, message.key.0, &self.link.options.form)
-            } else {
-                None
-            };
+            let cut = self.cut(&message);
             match cut {
                 None => back.extend(self.write(message, conn, now)),
                 Some(pieces) => {
@@ -683,6 +696,36 @@ impl Served<'_> {
             }
         }
         self.unsent(back);
+    }
+
+    /// The parts of a message, if this upstream wants it in parts. One of which parts are out already has to be cut as it was,
+    /// whatever this upstream prefers; where that is not to be had, the rest of it is given up.
+    fn cut(&mut self, message: &Outgoing) -> Option<Vec<(Piece, Message)>> {
+        let form = &self.link.options.form;
+        let Some(out) = message.out.as_deref() else {
+            return message
+                .piece
+                .whole()
+                .then(|| convert::pieces(&message.message, message.key.0, form))
+                .flatten();
+        };
+        let in_parts = match form.long_messages {
+            LongMessages::AsIs | LongMessages::Payload => LongMessages::Udh,
+            how => how,
+        };
+        let form = Form {
+            long_messages: in_parts,
+            ..form.clone()
+        };
+        let cut = convert::pieces(&message.message, message.key.0, &form).unwrap_or_default();
+        if cut.first().is_some_and(|(piece, _)| piece.of == out.of) {
+            return Some(cut);
+        }
+        for part in (1..=out.of).filter(|part| !out.contains(*part)) {
+            let piece = Piece { of: out.of, part };
+            self.events.push(UpEvent::Abandoned(message.key, piece));
+        }
+        Some(Vec::new())
     }
 
     /// Writes parts that wait, up to `free`; how much of it is left.

@@ -227,6 +227,13 @@ impl<'a> MessageIdResp<'a> {
         })
     }
 
+    /// The id alone, whatever stands behind it: an acceptance must not lose its id to a malformed optional parameter.
+    #[must_use]
+    pub fn id(body: &[u8]) -> &[u8] {
+        let id = body.split(|b| *b == 0).next().unwrap_or(&[]);
+        id.get(..id.len().min(64)).unwrap_or(id)
+    }
+
     /// Appends the body, if there is one.
     pub fn encode_body(&self, out: &mut Vec<u8>) {
         if self.body {

@@ -106,6 +106,32 @@ pub fn transliterate(text: &str) -> String {
     out
 }
 
+/// data_coding of UCS-2.
+const UCS2: u8 = 0x08;
+
+/// What an account's alphabet and its wish for plain characters make of a text: data_coding and octets, or `None` where it stays
+/// as it is. data_coding 0 is GSM 03.38 in the result.
+#[must_use]
+pub fn shaped(from: Charset, octets: &[u8], plain: bool) -> Option<(u8, Vec<u8>)> {
+    let text = from.decode(octets);
+    match from {
+        Charset::Ucs2 => {
+            // Only where it makes the message fit the default alphabet: otherwise nothing is gained by changing it.
+            let gsm = plain.then(|| Charset::Gsm7.encode(&transliterate(&text)))??;
+            Some((0, gsm))
+        }
+        Charset::Gsm7 => None,
+        _ => {
+            let gsm = Charset::Gsm7.encode(&text);
+            let gsm = gsm.or_else(|| plain.then(|| Charset::Gsm7.encode(&transliterate(&text)))?);
+            Some(match gsm {
+                Some(gsm) => (0, gsm),
+                None => (UCS2, Charset::Ucs2.encode(&text)?),
+            })
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

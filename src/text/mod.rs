@@ -5,5 +5,5 @@ pub mod gsm7;
 mod segment;
 pub mod udh;
 
-pub use charset::{Charset, transliterate};
+pub use charset::{Charset, shaped, transliterate};
 pub use segment::{Alphabet, Content, SegmentError, alphabet, count, parts};

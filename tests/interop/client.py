@@ -1,7 +1,11 @@
-"""Python smpplib against the gateway: binds, submits of several kinds, the right receipts."""
+"""Python smpplib against the gateway: binds, submits of several kinds, the right receipts.
+
+usage: client.py PORT ACCOUNT [CERTIFICATE]; with a certificate, all of it over TLS, and only with a server that has it.
+"""
 
 import logging
 import re
+import ssl
 import sys
 
 import smpplib.client
@@ -9,12 +13,28 @@ import smpplib.consts
 import smpplib.exceptions
 import smpplib.gsm
 
-port = int(sys.argv[1])
+port, account = int(sys.argv[1]), sys.argv[2]
+certificate = sys.argv[3] if len(sys.argv) > 3 else None
 logging.disable(logging.CRITICAL)
 
 
+class NamedContext(ssl.SSLContext):
+    """smpplib wraps its socket without a server name, and without one no name is checked."""
+
+    def wrap_socket(self, sock, **options):
+        return super().wrap_socket(sock, server_hostname="localhost", **options)
+
+
+context = None
+if certificate:
+    context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(certificate)
+
+
 def connect():
-    client = smpplib.client.Client("127.0.0.1", port, timeout=20, allow_unknown_opt_params=True)
+    client = smpplib.client.Client(
+        "127.0.0.1", port, timeout=20, allow_unknown_opt_params=True, ssl_context=context
+    )
     client.connect()
     return client
 
@@ -22,18 +42,18 @@ def connect():
 # A wrong password is refused with ESME_RBINDFAIL.
 client = connect()
 try:
-    client.bind_transceiver(system_id="acme", password="wrong")
+    client.bind_transceiver(system_id=account, password="wrong")
     sys.exit("a wrong password was let in")
 except smpplib.exceptions.PDUError as error:
     assert error.args[1] == smpplib.consts.SMPP_ESME_RBINDFAIL, error.args
 
 # One session for both directions, and a pair.
 sender = connect()
-sender.bind_transmitter(system_id="acme", password="secret1")
+sender.bind_transmitter(system_id=account, password="secret1")
 receiver = connect()
-receiver.bind_receiver(system_id="acme", password="secret1")
+receiver.bind_receiver(system_id=account, password="secret1")
 both = connect()
-both.bind_transceiver(system_id="acme", password="secret1")
+both.bind_transceiver(system_id=account, password="secret1")
 
 sent = {}
 receipts = {}
@@ -105,8 +125,9 @@ for _ in range(200):
                 raise
 assert receipts == {i: ("DELIVRD", n) for i, n in wanted.items()}, (receipts, wanted)
 
+how = f" over {both._socket.version()}" if certificate else ""
 for client in (sender, receiver, both):
     client._socket.settimeout(20)
     client.unbind()
     client.disconnect()
-print(f"  {len(wanted)} messages, {len(receipts)} receipts")
+print(f"  {len(wanted)} messages, {len(receipts)} receipts{how}")

@@ -408,6 +408,9 @@ fn part_mut(o: &mut Open, piece: Piece) -> Option<&mut Part> {
     let parts = o
         .parts
         .get_or_insert_with(|| vec![Part::default(); usize::from(piece.of)].into());
+    if parts.len() != usize::from(piece.of) {
+        return None;
+    }
     parts.get_mut(usize::from(piece.part.checked_sub(1)?))
 }
 

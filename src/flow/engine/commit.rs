@@ -203,6 +203,11 @@ impl<S: Store> Engine<S> {
         for (reply, outcome) in self.pending.outcomes.drain(..) {
             reply.put([outcome]);
         }
+        for job in self.pending.lookups.drain(..) {
+            if let Err(job) = self.gateway.lookups.ask(job) {
+                job.answer(None, true);
+            }
+        }
         self.release_returned();
         self.release_deliveries();
         self.release_replies();
@@ -273,6 +278,8 @@ impl<S: Store> Engine<S> {
         if n == 0 {
             return;
         }
+        // Before the answers: who has one and asks finds it counted.
+        self.gateway.totals.accepted.fetch_add(n, Ordering::Relaxed);
         let mut keys = self.batch.accepted.iter().map(|a| a.key);
         for (account, reply, sequences) in self.pending.submits.drain(..) {
             account
@@ -305,7 +312,6 @@ impl<S: Store> Engine<S> {
             self.book.set_stored(key, true);
         }
         self.gateway.left_commit(n as usize, octets);
-        self.gateway.totals.accepted.fetch_add(n, Ordering::Relaxed);
     }
 
     fn release_returned(&mut self) {
@@ -406,6 +412,7 @@ impl super::Pending {
             && self.answers.is_empty()
             && self.replies.is_empty()
             && self.outcomes.is_empty()
+            && self.lookups.is_empty()
             && self.returned.is_empty()
             && self.topup_replies.is_empty()
     }

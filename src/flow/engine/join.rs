@@ -1,16 +1,23 @@
 //! Putting the parts of inbound messages together. Each part is on record before it is answered upstream; when all are there,
 //! in whatever order they came, one message takes their place. What is incomplete for too long is delivered as it came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use super::Engine;
 use crate::domain::message::{Flags, Fragment, Message, Parts, retain_tlvs};
 use crate::flow::outbox::{OutItem, Payload, part_row, read_part};
 use crate::ids::{AccountId, Pos};
 use crate::store::{OutboxRow, Store};
+use crate::text::Charset;
 
 /// Messages that wait for parts; beyond, the oldest is delivered as it came.
 const JOINING_MAX: usize = 10_000;
+/// How long a message that was put together is remembered: an SMSC that missed our answer sends a part again, and that part
+/// is no message of its own.
+const JOINED_KEEP_MS: u64 = 30_000;
+/// Longest beginning of a text that is read for its first word, in octets.
+const WORD_MAX: usize = 160;
 /// Set in esm_class where a user data header begins the text.
 const UDHI: u8 = 0x40;
 /// sar_msg_ref_num, sar_total_segments, sar_segment_seqnum.
@@ -25,6 +32,47 @@ pub(super) struct Whole {
     total: u8,
 }
 
+/// Parts of messages that were put together, as they came: octet for octet, since a reference comes round again.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    records: HashSet<Arc<[u8]>>,
+    order: VecDeque<(u64, Arc<[u8]>)>,
+}
+
+impl Joined {
+    fn contains(&mut self, message: &Message, now: u64) -> bool {
+        while self
+            .order
+            .front()
+            .is_some_and(|(at, _)| at + JOINED_KEEP_MS <= now || self.order.len() > JOINING_MAX)
+        {
+            if let Some((_, record)) = self.order.pop_front() {
+                self.records.remove(&record);
+            }
+        }
+        self.records.contains(message.record())
+    }
+
+    fn add(&mut self, message: &Message, now: u64) {
+        let record: Arc<[u8]> = message.record().into();
+        if self.records.insert(Arc::clone(&record)) {
+            self.order.push_back((now, record));
+        }
+    }
+}
+
+impl Whole {
+    fn of(message: &Message, fragment: Fragment) -> Whole {
+        let parts = message.parts();
+        Whole {
+            source: parts.source.into(),
+            dest: parts.dest.into(),
+            reference: fragment.reference,
+            total: fragment.total,
+        }
+    }
+}
+
 /// A message that waits for parts.
 #[derive(Debug)]
 pub(super) struct Joining {
@@ -35,6 +83,9 @@ pub(super) struct Joining {
 impl<S: Store> Engine<S> {
     /// A part has come: on record as what it is, or complete with those before it.
     pub(super) fn part(&mut self, message: Message, fragment: Fragment, now: u64) {
+        if self.joined.contains(&message, now) {
+            return;
+        }
         let pos = self.pos();
         self.batch.outbox_put.push(part_row(pos, &message, fragment, now));
         self.keep_part(pos, message, fragment, now, now);
@@ -58,13 +109,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn keep_part(&mut self, pos: Pos, message: Message, fragment: Fragment, at: u64, now: u64) {
-        let parts = message.parts();
-        let whole = Whole {
-            source: parts.source.into(),
-            dest: parts.dest.into(),
-            reference: fragment.reference,
-            total: fragment.total,
-        };
+        let whole = Whole::of(&message, fragment);
         let joining = self.joining.entry(whole.clone()).or_insert_with(|| Joining {
             since_ms: at,
             parts: BTreeMap::new(),
@@ -106,6 +151,9 @@ impl<S: Store> Engine<S> {
             return self.deliver_parts(joining, now);
         }
         self.gone(&joining);
+        for (_, part, _) in joining.parts.values() {
+            self.joined.add(part, now);
+        }
         self.deliver_inbound(whole.clone(), self.owner(&whole).map(|(a, _)| a), now);
     }
 
@@ -119,7 +167,8 @@ impl<S: Store> Engine<S> {
                 .text
                 .get(usize::from(fragment.header)..)
                 .unwrap_or(&[]);
-            let own = self.owner_of(part.parts().dest, body).map(|(a, _)| a);
+            let coding = part.flags().data_coding;
+            let own = self.owner_of(part.parts().dest, body, coding).map(|(a, _)| a);
             owner = owner.or(own);
             self.deliver_inbound(part, owner, now);
         }
@@ -149,14 +198,24 @@ impl<S: Store> Engine<S> {
 
     fn owner(&self, message: &Message) -> Option<(AccountId, bool)> {
         let parts = message.parts();
-        self.owner_of(parts.dest, parts.text)
+        self.owner_of(parts.dest, parts.text, parts.flags.data_coding)
     }
 
     /// The account that an inbound message belongs to, and whether it wants parts put together.
-    pub(super) fn owner_of(&self, dest: &[u8], text: &[u8]) -> Option<(AccountId, bool)> {
+    pub(super) fn owner_of(&self, dest: &[u8], text: &[u8], data_coding: u8) -> Option<(AccountId, bool)> {
         let accounts = self.gateway.accounts();
         let by_name = |name: &str| accounts.by_name(name).map(|a| a.id);
-        self.gateway.policy.load().inbound_owner(dest, text, by_name)
+        let begins = text.get(..WORD_MAX).unwrap_or(text);
+        let begins = match data_coding {
+            0 => Charset::Gsm7,
+            8 => Charset::Ucs2,
+            _ => Charset::Latin1,
+        }
+        .decode(begins);
+        self.gateway
+            .policy
+            .load()
+            .inbound_owner(dest, begins.as_bytes(), by_name)
     }
 
     /// Puts an inbound message on record and on its way.

@@ -80,6 +80,7 @@ struct Pending {
     lanes: Vec<UpstreamId>,
     answers: Vec<(Arc<Mailbox<ToUpstream>>, Vec<ToUpstream>)>,
     outcomes: Vec<(Arc<Mailbox<ToCustomer>>, ToCustomer)>,
+    lookups: Vec<super::lookup::Job>,
     deliveries: Vec<(AccountId, OutItem)>,
     effects: HashMap<AccountId, (Effect, u32, u32)>,
     replies: Vec<(Reply, Result<ControlReply, ControlError>)>,
@@ -115,6 +116,7 @@ pub struct Engine<S> {
     inputs: VecDeque<Input>,
     /// Inbound messages that wait for parts.
     joining: BTreeMap<join::Whole, join::Joining>,
+    joined: join::Joined,
     /// Cancellations of many that are under way.
     cancels: VecDeque<operate::CancelJob>,
     batch: Batch,
@@ -190,6 +192,7 @@ impl<S: Store> Engine<S> {
             parked_order: VecDeque::new(),
             inputs: VecDeque::new(),
             joining: BTreeMap::new(),
+            joined: join::Joined::default(),
             cancels: VecDeque::new(),
             batch: Batch::default(),
             pending: Pending::default(),
@@ -279,13 +282,13 @@ impl<S: Store> Engine<S> {
         self.next_epoch()?;
         let now = self.beat();
         let idle = self.inputs.is_empty();
+        self.cancel_slice(now)?;
         while let Some(input) = self.inputs.pop_front() {
             self.input(input, now)?;
             if self.batch.rows() >= gateway.limits.batch_rows_max {
                 break;
             }
         }
-        self.cancel_slice(now)?;
         if now >= self.tick_ms + TICK_MS {
             self.tick_ms = now;
             self.upkeep(now)?;

@@ -10,7 +10,7 @@ use super::Engine;
 use super::book::{Effect, Open, Phase};
 use crate::domain::account::Account;
 use crate::domain::address::same_number;
-use crate::domain::message::{Flags, Message, Parts, Piece};
+use crate::domain::message::{Flags, Message, Parts, Piece, payload_tlv};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
 use crate::domain::reject::Reject;
 use crate::flow::account::AccountState;
@@ -20,8 +20,12 @@ use crate::flow::lookup::{Job, Question};
 use crate::ids::MessageKey;
 use crate::money::Money;
 use crate::store::{Accepted, MarkKind, Store, StoreError};
-use crate::text;
+use crate::text::{self, Charset};
 
+/// data_coding of UCS-2.
+const UCS2: u8 = 0x08;
+/// Longest text in short_message.
+const SHORT_MAX: usize = 254;
 /// Waiting messages looked at in one turn for a cancellation of many.
 const CANCEL_SLICE: usize = 2_000;
 /// Cancellations of many at a time.
@@ -35,6 +39,8 @@ pub(super) struct CancelJob {
     source: Box<[u8]>,
     dest: Box<[u8]>,
     service_type: Box<[u8]>,
+    /// It has not begun: what came before it in its turn is in the lanes only from the next on.
+    fresh: bool,
     keys: VecDeque<MessageKey>,
     cancelled: u64,
     ticket: Ticket,
@@ -74,6 +80,7 @@ impl<S: Store> Engine<S> {
                 source,
                 dest,
                 service_type,
+                fresh: true,
                 keys: VecDeque::new(),
                 cancelled: 0,
                 ticket,
@@ -118,9 +125,8 @@ impl<S: Store> Engine<S> {
             reply,
             question,
         };
-        if let Err(job) = self.gateway.lookups.ask(job) {
-            job.answer(None, true);
-        }
+        // After the commit: what ends in this very turn is then on record.
+        self.pending.lookups.push(job);
     }
 
     /// The keys of a message that is open: its own, or those of all messages of a submit_multi that still are.
@@ -131,12 +137,8 @@ impl<S: Store> Engine<S> {
                 .get(nth(n))
                 .is_some_and(|o| u64::from(o.stub.parts().sibling) == n)
         };
-        // The first may be over while others are open; a gap of one that is over ends the walk, which a look-up then mends.
-        let first = is(0).then_some(key);
-        first
-            .into_iter()
-            .chain((1..=u64::from(u8::MAX)).take_while(|n| is(*n)).map(nth))
-            .collect()
+        // Any of them may be over while others are open.
+        (0..=u64::from(u8::MAX)).filter(|n| is(*n)).map(nth).collect()
     }
 
     /// Whether an open message is this customer's. An empty source is taken for any: clients leave it out, and an id is
@@ -217,9 +219,15 @@ impl<S: Store> Engine<S> {
         if open.stored {
             return true;
         }
-        lane.withdraw(&HashSet::from([key]))
-            .iter()
-            .any(|(_, piece)| piece.whole())
+        let taken = lane.withdraw(&HashSet::from([key]));
+        // Cut in parts it counts only if none of them is out.
+        let all = taken
+            .first()
+            .is_some_and(|m| m.piece.whole() || taken.len() >= usize::from(m.piece.of));
+        if !all {
+            lane.unsent(taken.into_iter());
+        }
+        all
     }
 
     fn cancel_one(&mut self, key: MessageKey, now: u64) -> bool {
@@ -235,12 +243,9 @@ impl<S: Store> Engine<S> {
         true
     }
 
-    fn cancel_all(&mut self, mut job: CancelJob) {
+    fn cancel_all(&mut self, job: CancelJob) {
         if self.cancels.len() >= CANCELS_MAX {
             return self.answer(job.reply, job.ticket, Outcome::Refused(Reject::Overload));
-        }
-        for upstream in &self.gateway.upstreams {
-            job.keys.extend(upstream.keys());
         }
         self.cancels.push_back(job);
     }
@@ -250,6 +255,11 @@ impl<S: Store> Engine<S> {
         let Some(mut job) = self.cancels.pop_front() else {
             return Ok(());
         };
+        if std::mem::take(&mut job.fresh) {
+            for upstream in &self.gateway.upstreams {
+                job.keys.extend(upstream.keys());
+            }
+        }
         let n = CANCEL_SLICE.min(job.keys.len());
         let mut found: Vec<MessageKey> = job
             .keys
@@ -304,6 +314,10 @@ impl<S: Store> Engine<S> {
     ) -> Result<Option<Outcome>, StoreError> {
         if !self.owned(account, key, source) {
             return Ok(None);
+        }
+        // One text for several destinations, some of which may have been sent: all or nothing is not to be had.
+        if self.siblings(key).len() > 1 {
+            return Ok(Some(Outcome::TooLate));
         }
         let mut old = None;
         self.store.load(&[key], &mut |_, message| old = Some(message))?;
@@ -372,25 +386,42 @@ impl<S: Store> Engine<S> {
     ) -> Result<Accepted, Reject> {
         let policy = self.gateway.policy.load_full();
         let parts = old.parts();
+        let spec: Arc<Account> = account.spec();
+        // The customer writes it as it wrote the first: its account's alphabet may have changed that.
+        let from = match parts.flags.priority {
+            p if p & Flags::LATIN1 != 0 => Charset::Latin1,
+            p if p & Flags::UCS2 != 0 => Charset::Ucs2,
+            _ => Charset::Gsm7,
+        };
+        let (data_coding, new_text) = match from {
+            Charset::Gsm7 => (parts.flags.data_coding, new.text.to_vec()),
+            from => text::shaped(from, &new.text, spec.transliterate).unwrap_or((UCS2, new.text.to_vec())),
+        };
         let flags = Flags {
             registered_delivery: new.registered_delivery,
             default_msg_id: new.default_msg_id,
+            data_coding,
             ..parts.flags
         };
+        let udhi = flags.esm_class & 0x40 != 0;
+        if udhi && text::udh::header_len(&new_text).is_none() {
+            return Err(Reject::Empty);
+        }
         let content = text::Content {
-            data_coding: flags.data_coding,
-            udhi: flags.esm_class & 0x40 != 0,
-            body: &new.text,
+            data_coding,
+            udhi,
+            body: &new_text,
             sar_total: None,
         };
         let segments = text::count(&content).map_err(|_| Reject::TooLong)?;
-        let spec: Arc<Account> = account.spec();
         let tariff = policy.tariff(&spec.tariff).ok_or(Reject::NoPrice)?;
         let price = tariff
             .price(parts.dest)
             .and_then(|unit| unit.times(u32::from(segments)))
             .ok_or(Reject::NoPrice)?;
         let longest = now + policy.validity_max_ms;
+        let long = new_text.len() > SHORT_MAX;
+        let payload = payload_tlv(&new_text);
         Ok(Accepted {
             key,
             account: open.account,
@@ -403,9 +434,9 @@ impl<S: Store> Engine<S> {
             segments,
             message: Message::new(&Parts {
                 flags,
-                text: &new.text,
+                text: if long { &[] } else { &new_text },
                 // A text in message_payload is replaced too; everything else that came as a TLV belonged to the old text.
-                tlvs: &[],
+                tlvs: if long { &payload } else { &[] },
                 ..parts
             }),
         })

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::Engine;
 use super::settle::counts;
 use crate::domain::address::same_number;
-use crate::domain::message::{Fragment, Message, Piece};
+use crate::domain::message::{Fragment, Message, PAYLOAD, Piece, tlv};
 use crate::domain::outcome::Final;
 use crate::flow::habits::IdForm;
 use crate::flow::ingress::UpReceipt;
@@ -232,8 +232,13 @@ impl<S: Store> Engine<S> {
             None => {
                 let parts = message.parts();
                 let header = fragment.map_or(0, |f| usize::from(f.header));
-                let text = parts.text.get(header..).unwrap_or(&[]);
-                let owner = self.owner_of(parts.dest, text).map(|(a, _)| a);
+                let mut text = parts.text.get(header..).unwrap_or(&[]);
+                if parts.text.is_empty() {
+                    text = tlv(parts.tlvs, PAYLOAD).unwrap_or(text);
+                }
+                let owner = self
+                    .owner_of(parts.dest, text, parts.flags.data_coding)
+                    .map(|(a, _)| a);
                 self.deliver_inbound(message, owner, now);
             }
         }

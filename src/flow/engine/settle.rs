@@ -110,7 +110,7 @@ impl<S: Store> Engine<S> {
     /// To every receiving session of the account that the address belongs to. Nothing is kept: the PDU has no response, so
     /// nobody could say that it arrived (SMPP 3.4 §4.12).
     fn alert(&self, address: &[u8], body: &Arc<[u8]>) {
-        if let Some((account, _)) = self.owner_of(address, &[]) {
+        if let Some((account, _)) = self.owner_of(address, &[], 0) {
             for session in self.gateway.sessions().iter().filter(|s| s.account == account) {
                 session.mailbox.put([ToCustomer::Alert(Arc::clone(body))]);
             }
@@ -154,10 +154,11 @@ impl<S: Store> Engine<S> {
             return;
         };
         if open.phase == Phase::Queued
-            && piece.whole()
             && let Some(lane) = self.gateway.upstream(open.upstream)
         {
-            lane.withdraw(&HashSet::from([key]));
+            let mut waiting = lane.withdraw(&HashSet::from([key]));
+            waiting.retain(|m| m.piece != piece);
+            lane.unsent(waiting.into_iter());
         }
         self.sent(upstream, key, piece, smsc_id, now);
     }

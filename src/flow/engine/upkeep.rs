@@ -96,8 +96,8 @@ impl<S: Store> Engine<S> {
     /// Only what its lane still has is expired. What a bind has taken may be at the SMSC already: its answer decides, or
     /// the message comes back to the lane.
     fn expire_unsent(&mut self, upstream: UpstreamId, mut keys: HashSet<MessageKey>, now: u64) {
-        let mut ended = match self.gateway.upstream(upstream) {
-            Some(u) => u.withdraw(&keys),
+        let mut ended: Vec<(MessageKey, Piece)> = match self.gateway.upstream(upstream) {
+            Some(u) => u.withdraw(&keys).iter().map(|m| (m.key, m.piece)).collect(),
             None => keys.iter().map(|k| (*k, Piece::WHOLE)).collect(),
         };
         ended.sort_unstable();
@@ -399,7 +399,7 @@ impl<S: Store> Engine<S> {
 /// The parts of a message that need not be sent again.
 fn parts_out(open: &Open) -> Option<Box<PartSet>> {
     let parts = open.parts.as_deref()?;
-    let mut set = PartSet::default();
+    let mut set = PartSet::new(parts.len() as u8);
     for (at, _) in parts
         .iter()
         .enumerate()
