@@ -738,6 +738,40 @@ fn a_part_that_comes_twice_does_no_harm() {
 }
 
 #[test]
+fn a_part_that_comes_again_when_the_whole_is_with_the_customer_is_no_message() {
+    let (_world, _script, mut smsc, mut p) = linked(|c| c.inbound = vec![rule(None, "acme", true)]);
+    part_comes(&mut smsc, 2, 1, b"one ");
+    part_comes(&mut smsc, 2, 2, b"two");
+    gets_whole(&mut p, "one two");
+    // Alone it would wait for a part that has come long ago. References come round again: other words are another message.
+    part_comes(&mut smsc, 2, 1, b"one ");
+    part_comes(&mut smsc, 2, 2, b"three");
+    part_comes(&mut smsc, 2, 1, b"two and ");
+    gets_whole(&mut p, "two and three");
+    silent(&mut p);
+}
+
+#[test]
+fn a_keyword_is_found_in_ucs2() {
+    let (world, _script, mut smsc, mut p) = linked(|c| {
+        c.inbound = vec![rule(None, "acme", true), rule(Some("NEWS"), "news", true)];
+    });
+    world.account("news", "0", json!({}));
+    let mut news = world.bound("news");
+    let text: Vec<u8> = "news \u{43f}\u{440}"
+        .encode_utf16()
+        .flat_map(u16::to_be_bytes)
+        .collect();
+    let sm = ShortMessage {
+        data_coding: DataCoding(8),
+        ..inbound(0, &text, b"")
+    };
+    comes(&mut smsc, &sm);
+    assert_eq!(news.delivery().sm().short_message, text);
+    silent(&mut p);
+}
+
+#[test]
 fn the_keyword_of_the_first_part_decides_who_gets_the_whole() {
     let (world, _script, mut smsc, mut p) = linked(|c| {
         c.inbound = vec![rule(None, "acme", true), rule(Some("NEWS"), "news", true)];
@@ -775,6 +809,45 @@ fn an_upstreams_own_states_and_errors_are_understood() {
         assert!(told.contains(wanted), "{told}");
         world.state(&id, &wanted[5..12]);
     }
+}
+
+#[test]
+fn a_state_that_nobody_knows_ends_as_unknown_and_its_word_is_shown() {
+    let (world, _script, mut smsc, mut p) = linked(|_| {});
+    for stat in ["Banana", "BANANA", "254712345678"] {
+        let id = p.submit(&message(b"x")).message_id();
+        let got = smsc.expect(CommandId::SUBMIT_SM);
+        let smsc_id = format!("s{}", got.sequence);
+        smsc.accept(&got, &smsc_id);
+        ends(&mut smsc, &smsc_id, stat, "000");
+        assert!(p.delivery().text().contains("stat:UNKNOWN"));
+        world.state(&id, "UNKNOWN");
+    }
+    let name = world.config.upstream[0].name.clone();
+    let shown = world.admin("upstream.show", json!({"name": name})).unwrap();
+    assert_eq!(shown["unknown_stats"], json!({"BANANA": 2, "?": 1}));
+}
+
+#[test]
+fn a_receipt_in_parameters_alone_has_its_error_there() {
+    let (_world, _script, mut smsc, mut p) = linked(|_| {});
+    p.submit(&message(b"x"));
+    let got = smsc.expect(CommandId::SUBMIT_SM);
+    smsc.accept(&got, "s1");
+    let mut tlvs = Vec::new();
+    smpp::put_tlv(&mut tlvs, Tag::RECEIPTED_MESSAGE_ID, b"s1\0");
+    smpp::put_tlv(&mut tlvs, Tag::MESSAGE_STATE, &[5]);
+    smpp::put_tlv(&mut tlvs, Tag::NETWORK_ERROR_CODE, &[3, 0, 34]);
+    let bare = receipt("");
+    comes(
+        &mut smsc,
+        &ShortMessage {
+            tlvs: Tlvs::parse(&tlvs).unwrap(),
+            ..bare
+        },
+    );
+    let told = p.delivery().text();
+    assert!(told.contains("stat:UNDELIV err:034"), "{told}");
 }
 
 #[test]

@@ -136,6 +136,7 @@ pub(super) fn upstream(context: &Context, params: Value) -> Result<Value, Fault>
                 "match_rate": u.habits.rate(),
             }),
         );
+        object.insert("unknown_stats".into(), json!(u.unknown_stats.counts()));
         object.insert("unknown_outcome".into(), json!(u.options.unknown_outcome.word()));
         object.insert("tps".into(), json!(u.options.tps));
     }

@@ -4,6 +4,8 @@
 //! every receipt would now and then end the wrong message (decimal 10 is hexadecimal 16), so once a reading has proved itself
 //! it is the only one tried, until it has failed many times in a row.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// How a receipt's id relates to that of the response. Letter case, leading zeros and blanks never matter.
@@ -167,6 +169,37 @@ impl IdHabits {
     #[must_use]
     pub fn alarm(&self) -> bool {
         self.rate().is_some() && self.rate.load(Ordering::Relaxed) < ALARM
+    }
+}
+
+/// Words for states that nobody knows, as an SMSC wrote them: what to put into its `states`.
+#[derive(Debug, Default)]
+pub struct UnknownStats(Mutex<BTreeMap<String, u64>>);
+
+/// Words that are kept, and characters of each.
+const WORDS_MAX: usize = 16;
+const WORD_MAX: usize = 20;
+
+impl UnknownStats {
+    /// Counts one. What does not look like a word counts as `?`: it could be a text, which is nobody's to see.
+    pub fn count(&self, stat: &[u8]) {
+        let letter = |c: &u8| c.is_ascii_alphabetic() || matches!(c, b'_' | b'-');
+        let word = match std::str::from_utf8(stat) {
+            Ok(text) if !stat.is_empty() && stat.len() <= WORD_MAX && stat.iter().all(letter) => text,
+            _ => "?",
+        };
+        let word = word.to_ascii_uppercase();
+        if let Ok(mut words) = self.0.lock()
+            && (words.len() < WORDS_MAX || words.contains_key(&word))
+        {
+            *words.entry(word).or_default() += 1;
+        }
+    }
+
+    /// The words in capitals, and how often each came.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.0.lock().map(|words| words.clone()).unwrap_or_default()
     }
 }
 

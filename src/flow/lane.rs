@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::habits::{IdForm, IdHabits};
+use super::habits::{IdForm, IdHabits, UnknownStats};
 use super::ingress::{Signal, UpEvent, lock};
 use crate::domain::message::{Message, Piece};
 use crate::ids::{MessageKey, UpstreamId};
@@ -163,6 +163,8 @@ pub struct Upstream {
     reconnects: AtomicU32,
     /// How it spells ids.
     pub habits: IdHabits,
+    /// Words of its receipts that stand for no state we know.
+    pub unknown_stats: UnknownStats,
     /// Its binds.
     pub binds: Vec<BindInfo>,
     /// Accepted by the SMSC since the start.
@@ -217,6 +219,7 @@ impl Upstream {
         Upstream {
             id,
             habits: IdHabits::new(options.id_form),
+            unknown_stats: UnknownStats::default(),
             options,
             lane: Mutex::default(),
             enabled: AtomicBool::new(true),

@@ -22,7 +22,7 @@ pub use account::{AccountState, Accounts};
 pub use admit::{Submission, admit};
 pub use engine::{Engine, EngineOptions, OpenView, Replacement};
 pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals, metrics};
-pub use habits::{IdForm, IdHabits};
+pub use habits::{IdForm, IdHabits, UnknownStats};
 pub use ingress::{
     Admitted, Asked, Change, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Operation,
     Outcome, Signal, Ticket, ToCustomer, ToUpstream, UpEvent, UpReceipt,

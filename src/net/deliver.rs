@@ -217,6 +217,8 @@ pub struct ReceiptMaps {
 pub(super) enum Delivered {
     /// A receipt for a message of ours.
     Receipt(UpReceipt),
+    /// The same, whose state nobody knows by this word.
+    Strange(UpReceipt, Box<[u8]>),
     /// A mobile-originated message, and which part of one it is.
     Inbound(Message, Option<Fragment>),
 }
@@ -251,13 +253,32 @@ pub(super) fn read(sm: &ShortMessage<'_>, maps: &ReceiptMaps) -> Delivered {
         return Delivered::Inbound(message, fragment(sm));
     };
     let id: &[u8] = receipt.id.as_deref().unwrap_or(&[]);
-    Delivered::Receipt(UpReceipt {
+    let state = state_of(&receipt, sm.esm_class.is_intermediate(), maps);
+    let err = match receipt.err.as_deref() {
+        Some(err) => error_of(err, maps),
+        None => sm.tlvs.get(Tag::NETWORK_ERROR_CODE).map_or(0, network_error),
+    };
+    let up = UpReceipt {
         smsc_id: id.get(..ID_MAX.min(id.len())).unwrap_or(&[]).into(),
         number: sm.source.addr.into(),
         other: sm.dest.addr.into(),
-        state: state_of(&receipt, sm.esm_class.is_intermediate(), maps),
-        err: receipt.err.as_deref().map_or(0, |err| error_of(err, maps)),
-    })
+        state,
+        err,
+    };
+    match receipt.stat.as_deref() {
+        Some(stat) if state == MessageState::UNKNOWN.0 && MessageState::from_stat(stat).is_none() => {
+            Delivered::Strange(up, stat.into())
+        }
+        _ => Delivered::Receipt(up),
+    }
+}
+
+/// network_error_code: the kind of network, then the code (SMPP 3.4 §5.3.2.31).
+fn network_error(value: &[u8]) -> u16 {
+    match value {
+        [_, high, low] => u16::from_be_bytes([*high, *low]),
+        _ => 0,
+    }
 }
 
 /// Which part of a message a deliver_sm carries in its short_message, if it is one.

@@ -590,15 +590,17 @@ impl Served<'_> {
                 let data = u32::from(resp == CommandId::DATA_SM_RESP) << 31;
                 let generation = self.generation & GENERATION | data;
                 let token = u64::from(generation) << 32 | u64::from(sequence);
+                let upstream = &self.link.options.upstream;
+                let receipt = |receipt| {
+                    upstream.receipts.fetch_add(1, Ordering::Relaxed);
+                    UpEvent::Receipt(token, receipt)
+                };
                 self.events
                     .push(match deliver::read(&sm, &self.link.options.maps) {
-                        Delivered::Receipt(receipt) => {
-                            self.link
-                                .options
-                                .upstream
-                                .receipts
-                                .fetch_add(1, Ordering::Relaxed);
-                            UpEvent::Receipt(token, receipt)
+                        Delivered::Receipt(known) => receipt(known),
+                        Delivered::Strange(unknown, stat) => {
+                            upstream.unknown_stats.count(&stat);
+                            receipt(unknown)
                         }
                         Delivered::Inbound(message, fragment) => UpEvent::Inbound(token, message, fragment),
                     });
