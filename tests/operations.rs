@@ -682,6 +682,23 @@ fn what_was_sent_cannot_be_cancelled() {
 }
 
 #[test]
+fn what_was_written_and_never_answered_cannot_be_cancelled_or_replaced() {
+    let (world, script, mut smsc, mut p) = linked(|_| {});
+    let id = submitted(&mut p, &message(b"x"));
+    smsc.expect(CommandId::SUBMIT_SM);
+    drop(smsc);
+    eventually("it waits for its second try", || {
+        world.admin("upstream.show", json!({"name": "sim"})).unwrap()["waiting"] != json!(0)
+    });
+    assert_eq!(cancel(&mut p, &id, acme()), CommandStatus::ESME_RCANCELFAIL);
+    let mut smsc = script.bound();
+    let submit = smsc.expect(CommandId::SUBMIT_SM);
+    smsc.accept(&submit, "c1");
+    world.state(&id, "sent");
+    world.reconciles();
+}
+
+#[test]
 fn a_message_of_another_account_or_sender_cannot_be_cancelled() {
     let (world, script) = waiting(|_| {});
     world.account("rival", "10", json!({}));

@@ -133,6 +133,126 @@ fn every_reason_has_its_status() {
 }
 
 #[test]
+fn every_field_that_is_wrong_has_the_status_of_its_name() {
+    type Change = fn(&mut ShortMessage<'static>);
+    let cases: [(&str, Change, CommandStatus); 22] = [
+        (
+            "service_type of 7",
+            |m| m.service_type = b"1234567",
+            CommandStatus::ESME_RINVSERTYP,
+        ),
+        (
+            "source of 21",
+            |m| m.source.addr = &[b'1'; 21],
+            CommandStatus::ESME_RINVSRCADR,
+        ),
+        (
+            "source TON",
+            |m| m.source.ton = Ton(8),
+            CommandStatus::ESME_RINVSRCTON,
+        ),
+        (
+            "source NPI",
+            |m| m.source.npi = Npi(19),
+            CommandStatus::ESME_RINVSRCNPI,
+        ),
+        (
+            "destination of 21",
+            |m| m.dest.addr = &[b'1'; 21],
+            CommandStatus::ESME_RINVDSTADR,
+        ),
+        (
+            "destination TON",
+            |m| m.dest.ton = Ton(8),
+            CommandStatus::ESME_RINVDSTTON,
+        ),
+        (
+            "destination NPI",
+            |m| m.dest.npi = Npi(19),
+            CommandStatus::ESME_RINVDSTNPI,
+        ),
+        (
+            "a receipt",
+            |m| m.esm_class = EsmClass(0x04),
+            CommandStatus::ESME_RINVESMCLASS,
+        ),
+        (
+            "a notification",
+            |m| m.esm_class = EsmClass(0x20),
+            CommandStatus::ESME_RINVESMCLASS,
+        ),
+        (
+            "priority 4",
+            |m| m.priority_flag = 4,
+            CommandStatus::ESME_RINVPRTFLG,
+        ),
+        (
+            "a schedule of 17",
+            |m| m.schedule_delivery_time = &[b'0'; 17],
+            CommandStatus::ESME_RINVSCHED,
+        ),
+        (
+            "a schedule of month 13",
+            |m| m.schedule_delivery_time = b"301301000000000+",
+            CommandStatus::ESME_RINVSCHED,
+        ),
+        (
+            "a validity of 17",
+            |m| m.validity_period = &[b'0'; 17],
+            CommandStatus::ESME_RINVEXPIRY,
+        ),
+        (
+            "a validity 13 hours off",
+            |m| m.validity_period = b"300101000000052+",
+            CommandStatus::ESME_RINVEXPIRY,
+        ),
+        (
+            "registered_delivery, bit 7",
+            |m| m.registered_delivery.0 = 0x80,
+            CommandStatus::ESME_RINVREGDLVFLG,
+        ),
+        (
+            "replace_if_present",
+            |m| m.replace_if_present = 1,
+            CommandStatus::ESME_RINVREPFLAG,
+        ),
+        (
+            "a header longer than its text",
+            |m| (m.esm_class, m.short_message) = (EsmClass(0x40), b"\x05\x00\x03\x01\x02"),
+            CommandStatus::ESME_RINVMSGLEN,
+        ),
+        (
+            "a text twice",
+            |m| m.tlvs = Tlvs::parse(b"\x04\x24\0\x01x").unwrap(),
+            CommandStatus::ESME_RINVMSGLEN,
+        ),
+        (
+            "sar_total_segments of two octets",
+            |m| m.tlvs = Tlvs::parse(b"\x02\x0e\0\x02\0\x02").unwrap(),
+            CommandStatus::ESME_RINVPARLEN,
+        ),
+        ("good: source TON 7", |m| m.source.ton = Ton(7), ROK),
+        (
+            "good: an acknowledgement of the user",
+            |m| m.esm_class = EsmClass(0x10),
+            ROK,
+        ),
+        (
+            "good: three days",
+            |m| m.validity_period = b"000003000000000R",
+            ROK,
+        ),
+    ];
+    let (world, _script, _smsc, mut p) = scripted(|_| {});
+    for (what, change, status) in cases {
+        let mut sm = message(b"x");
+        change(&mut sm);
+        assert_eq!(p.submit(&sm).status, status, "{what}");
+    }
+    assert_eq!(world.stat("accepted"), 3);
+}
+
+#[test]
 fn statuses_can_be_overridden() {
     let world = World::with(SmscOptions::default(), |c| {
         c.status.insert("balance".into(), 0x45);

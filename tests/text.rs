@@ -752,6 +752,53 @@ fn a_part_that_comes_again_when_the_whole_is_with_the_customer_is_no_message() {
 }
 
 #[test]
+fn what_else_the_header_says_is_kept_when_parts_are_joined() {
+    let (_world, _script, mut smsc, mut p) = linked(|c| c.inbound = vec![rule(None, "acme", true)]);
+    for (n, text) in [(2u8, &b"card"[..]), (1, b"v")] {
+        let header = [0x0B, 0x05, 0x04, 0x23, 0xF4, 0, 0, 0x00, 3, 0x2A, 2, n];
+        comes(&mut smsc, &inbound(UDHI, &[&header[..], text].concat(), b""));
+    }
+    let got = p.delivery();
+    assert_eq!(got.sm().esm_class.0 & UDHI, UDHI);
+    assert_eq!(got.sm().short_message, b"\x06\x05\x04\x23\xf4\0\0vcard");
+}
+
+#[test]
+fn inbound_text_comes_in_the_customers_alphabet_whatever_the_smscs_is() {
+    let (world, _script, mut smsc, mut p) = linked(|c| {
+        c.upstream[0].default_alphabet = Alphabet::Latin1;
+        c.inbound = vec![rule(None, "acme", true), rule(Some("LATIN"), "latin", true)];
+    });
+    world.account("latin", "0", json!({"alphabet": "latin1"}));
+    let mut latin = world.bound("latin");
+    comes(&mut smsc, &inbound(0, b"caf\xe9", b""));
+    assert_eq!(p.delivery().sm().short_message, b"caf\x05");
+    comes(&mut smsc, &inbound(0, b"latin caf\xe9", b""));
+    assert_eq!(latin.delivery().sm().short_message, b"latin caf\xe9");
+    // GSM 03.38 has no such letter.
+    comes(&mut smsc, &inbound(0, b"\xeb", b""));
+    let got = p.delivery();
+    assert_eq!(
+        (got.sm().data_coding, got.sm().short_message),
+        (DataCoding(UCS2), &b"\0\xeb"[..])
+    );
+}
+
+#[test]
+fn an_upstream_of_3_3_gets_no_optional_parameters() {
+    let (_world, _script, mut smsc, mut p) = linked(|c| c.upstream[0].interface_version = 0x33);
+    let mut tlvs = Vec::new();
+    smpp::put_tlv(&mut tlvs, Tag::MESSAGE_PAYLOAD, &[b'a'; 200]);
+    smpp::put_tlv(&mut tlvs, Tag::USER_MESSAGE_REFERENCE, &[0, 1]);
+    assert_eq!(p.submit(&with_tlvs(b"", &tlvs)).status, ROK);
+    for n in 1..=2 {
+        let got = smsc.expect(CommandId::SUBMIT_SM);
+        assert!(got.sm().tlvs.is_empty());
+        assert_eq!(part_of(&got).0[1..], [2, n]);
+    }
+}
+
+#[test]
 fn a_keyword_is_found_in_ucs2() {
     let (world, _script, mut smsc, mut p) = linked(|c| {
         c.inbound = vec![rule(None, "acme", true), rule(Some("NEWS"), "news", true)];
@@ -848,6 +895,35 @@ fn a_receipt_in_parameters_alone_has_its_error_there() {
     );
     let told = p.delivery().text();
     assert!(told.contains("stat:UNDELIV err:034"), "{told}");
+}
+
+#[test]
+fn who_asks_for_intermediate_notifications_gets_them() {
+    let (world, _script, mut smsc, mut p) = linked(|_| {});
+    let sm = ShortMessage {
+        registered_delivery: RegisteredDelivery(0x11),
+        ..message(b"x")
+    };
+    let id = p.submit(&sm).message_id();
+    let got = smsc.expect(CommandId::SUBMIT_SM);
+    assert_eq!(got.sm().registered_delivery.0, 0x11);
+    smsc.accept(&got, "s1");
+    let text = receipt_text("s1", "ENROUTE", "007");
+    let notification = ShortMessage {
+        esm_class: EsmClass(0x20),
+        ..receipt(&text)
+    };
+    comes(&mut smsc, &notification);
+    let told = p.delivery();
+    assert_eq!(told.sm().esm_class.0, 0x20);
+    assert!(told.text().starts_with(&format!("id:{id} ")), "{}", told.text());
+    assert!(told.text().contains("stat:ENROUTE err:007"), "{}", told.text());
+    assert_eq!(told.sm().tlvs.get_u8(Tag::MESSAGE_STATE), Some(1));
+    assert_eq!(world.message(&id)["state"], "sent");
+    ends(&mut smsc, "s1", "DELIVRD", "000");
+    let told = p.delivery();
+    assert_eq!(told.sm().esm_class.0, 0x04);
+    world.state(&id, "DELIVRD");
 }
 
 #[test]

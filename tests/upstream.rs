@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Peer, Script, World, eventually, message};
+use common::{Peer, Script, World, eventually, message, receipt, receipt_text};
 use serde_json::json;
 use smsconnect::config::{self, BindMode, Config, Unknown};
 use smsconnect::smpp::{Address, CommandId, CommandStatus, Npi, ShortMessage, Ton};
@@ -332,6 +332,45 @@ fn the_window_of_a_bind_is_never_exceeded() {
         }
     }
     silent(&mut smsc);
+}
+
+#[test]
+fn the_window_starts_small_grows_with_quick_answers_and_shrinks_when_throttled() {
+    let (world, script) = scripted(|c| {
+        c.upstream[0].window = 500;
+        c.upstream[0].retry_min_ms = 60_000;
+    });
+    let mut smsc = script.bound();
+    let mut p = world.bound("acme");
+    for _ in 0..100 {
+        p.submit(&message(b"x"));
+    }
+    let mut open: Vec<_> = (0..10).map(|_| smsc.expect(CommandId::SUBMIT_SM)).collect();
+    silent(&mut smsc);
+    for (n, got) in open.drain(..).enumerate() {
+        smsc.accept(&got, &n.to_string());
+    }
+    // An answer makes room for itself and widens the window by one.
+    open.extend((0..20).map(|_| smsc.expect(CommandId::SUBMIT_SM)));
+    silent(&mut smsc);
+    smsc.respond(&open.remove(0), CommandStatus::ESME_RTHROTTLED, b"");
+    // Ten are too many now; nine more answers only bring it there.
+    for (n, got) in open.drain(..9).enumerate() {
+        smsc.accept(&got, &format!("b{n}"));
+    }
+    silent(&mut smsc);
+}
+
+#[test]
+fn a_delivery_that_meets_our_unbind_is_asked_for_again() {
+    let (world, script) = scripted(|_| {});
+    let mut smsc = script.bound();
+    world.admin("upstream.disable", json!({"name": "sim"})).unwrap();
+    smsc.expect(CommandId::UNBIND);
+    let text = receipt_text("late", "DELIVRD", "000");
+    smsc.deliver(&receipt(&text));
+    let got = smsc.expect(CommandId::DELIVER_SM_RESP);
+    assert_eq!(got.status, CommandStatus::ESME_RX_T_APPN);
 }
 
 #[test]

@@ -216,6 +216,13 @@ fn fields(context: &Context, p: &mut Params, f: &mut Fields) -> Result<(), Fault
         ));
     }
     f.certificates = p.list("certificates")?;
+    let given = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|w| !w.is_empty());
+    if f.outbind.as_ref().is_some_and(|o| !o.is_empty()) && given(&f.certificates) {
+        return Err(Fault::validation(
+            "outbind",
+            "outbind is plain text: not for an account that has to show a certificate",
+        ));
+    }
     let hex = |c: &String| c.chars().filter(|c| *c != ':').all(|c| c.is_ascii_hexdigit());
     let digits = |c: &String| c.chars().filter(char::is_ascii_hexdigit).count();
     if f.certificates

@@ -235,6 +235,17 @@ fn upstreams(c: &Config, k: &mut Check<'_>) {
         if u.retry_min_ms > u.retry_max_ms {
             k.fault(&path("retry_min_ms"), "must not be more than retry_max_ms");
         }
+        if u.interface_version < 0x34
+            && matches!(
+                u.long_messages,
+                super::LongMessages::Sar | super::LongMessages::Payload
+            )
+        {
+            k.fault(
+                &path("long_messages"),
+                "needs optional parameters, which interface_version 0x33 does not have; write \"udh\"",
+            );
+        }
         tls(u, &path, k);
     }
 }

@@ -126,6 +126,7 @@ fn link(
             .transpose()
             .map_err(|e| format!("upstream {}: {e}", u.name))?,
         form: Form {
+            bare: u.interface_version < 0x34,
             alphabet: match u.default_alphabet {
                 config::Alphabet::Gsm7 => Charset::Gsm7,
                 config::Alphabet::Gsm7Packed => Charset::Gsm7Packed,

@@ -294,6 +294,10 @@ pub struct Stub {
 }
 
 const STUB_HEAD: usize = 7;
+/// Bit of registered_delivery that asks for intermediate notifications (SMPP 3.4 §5.2.17).
+const INTERMEDIATE: u8 = 0x10;
+/// Set in a stub's source TON (which ends at 7) where they were asked for.
+const NOTIFY: u8 = 0x80;
 /// How much of the text a receipt repeats (SMPP 3.4 Appendix B).
 pub const RECEIPT_TEXT: usize = 20;
 
@@ -318,8 +322,13 @@ impl Stub {
         let extended = if parts.sibling > 0 { EXTENDED } else { 0 };
         let mut out = Vec::with_capacity(STUB_HEAD + 1 + source + dest + text.len());
         let f = &parts.flags;
+        let notify = if f.registered_delivery & INTERMEDIATE != 0 {
+            NOTIFY
+        } else {
+            0
+        };
         out.extend_from_slice(&[
-            f.source_ton,
+            f.source_ton & !NOTIFY | notify,
             f.source_npi,
             f.dest_ton,
             f.dest_npi,
@@ -368,7 +377,7 @@ impl Stub {
         }
     }
 
-    /// Addresses and text; the fields a stub does not keep are zero or empty.
+    /// Addresses, text, and whether intermediate notifications were asked for; what a stub does not keep is zero or empty.
     #[must_use]
     pub fn parts(&self) -> Parts<'_> {
         let r = &self.record;
@@ -376,7 +385,8 @@ impl Stub {
         let (source, rest) = rest.split_at(usize::from(r[5]));
         let (dest, text) = rest.split_at(usize::from(r[6] & !EXTENDED));
         let flags = Flags {
-            source_ton: r[0],
+            source_ton: r[0] & !NOTIFY,
+            registered_delivery: if r[0] & NOTIFY != 0 { INTERMEDIATE } else { 0 },
             source_npi: r[1],
             dest_ton: r[2],
             dest_npi: r[3],

@@ -100,13 +100,13 @@ impl IdHabits {
             .filter(move |f| form.is_none_or(|known| known == *f))
     }
 
-    /// A receipt has found its message.
-    pub(super) fn found(&self, form: IdForm) {
+    /// A receipt has found its message. It proves something only if no other form would have found the same: 7 is 7 in all.
+    pub(super) fn found(&self, form: IdForm, proves: bool) {
         let at = form as usize;
         self.matched[at].fetch_add(1, Ordering::Relaxed);
         self.missed_in_a_row.store(0, Ordering::Relaxed);
         self.weigh(WHOLE);
-        if self.form().is_some() {
+        if !proves || self.form().is_some() {
             return;
         }
         let n = self.run[at].fetch_add(1, Ordering::Relaxed) + 1;
@@ -134,12 +134,18 @@ impl IdHabits {
     }
 
     /// A receipt that had found none has, now that its message is known: it had only come early.
-    pub(super) fn found_late(&self, form: IdForm) {
+    pub(super) fn found_late(&self, form: IdForm, proves: bool) {
         // The miss may have been before a restart.
-        let _counted = self
+        let counted = self
             .missed
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        self.found(form);
+        if counted.is_ok() {
+            // What the miss took away.
+            let rate = self.rate.load(Ordering::Relaxed);
+            self.rate
+                .store((rate + rate / (WEIGHT - 1)).min(WHOLE), Ordering::Relaxed);
+        }
+        self.found(form, proves);
     }
 
     fn weigh(&self, value: u32) {
@@ -211,9 +217,9 @@ mod tests {
     fn a_form_that_proves_itself_is_the_only_one_tried_until_it_fails() {
         let h = IdHabits::new(None);
         assert_eq!(h.forms().count(), 3);
-        (0..9).for_each(|_| h.found(IdForm::HexDec));
+        (0..9).for_each(|_| h.found(IdForm::HexDec, true));
         assert_eq!(h.form(), None);
-        h.found(IdForm::HexDec);
+        h.found(IdForm::HexDec, true);
         assert_eq!(h.forms().collect::<Vec<_>>(), [IdForm::HexDec]);
         (0..49).for_each(|_| h.missed());
         assert_eq!(h.form(), Some(IdForm::HexDec));
@@ -224,22 +230,37 @@ mod tests {
     #[test]
     fn mixed_evidence_teaches_nothing() {
         let h = IdHabits::new(None);
-        h.found(IdForm::Same);
-        (0..20).for_each(|_| h.found(IdForm::DecHex));
+        h.found(IdForm::Same, true);
+        (0..20).for_each(|_| h.found(IdForm::DecHex, true));
         assert_eq!(h.form(), None);
     }
 
     #[test]
     fn the_rate_falls_with_misses_and_an_early_receipt_is_none() {
         let h = IdHabits::new(Some(IdForm::Same));
-        (0..100).for_each(|_| h.found(IdForm::Same));
+        (0..100).for_each(|_| h.found(IdForm::Same, true));
         assert_eq!((h.rate(), h.alarm()), (Some(1.0), false));
         (0..30).for_each(|_| h.missed());
         assert!(h.alarm());
-        (0..300).for_each(|_| h.found(IdForm::Same));
+        (0..300).for_each(|_| h.found(IdForm::Same, true));
         assert!(!h.alarm());
         h.missed();
-        h.found_late(IdForm::Same);
+        h.found_late(IdForm::Same, true);
         assert_eq!(h.counts(), ([401, 0, 0], 30));
+        // An SMSC whose receipts all come before their responses.
+        let h = IdHabits::new(None);
+        for _ in 0..200 {
+            h.missed();
+            h.found_late(IdForm::Same, true);
+        }
+        assert!(h.rate() > Some(0.98) && !h.alarm(), "{:?}", h.rate());
+    }
+
+    #[test]
+    fn an_id_that_is_the_same_in_all_forms_teaches_nothing() {
+        let h = IdHabits::new(None);
+        (0..9).for_each(|_| h.found(IdForm::Same, false));
+        (0..10).for_each(|_| h.found(IdForm::HexDec, true));
+        assert_eq!(h.form(), Some(IdForm::HexDec));
     }
 }

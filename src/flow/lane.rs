@@ -1,6 +1,6 @@
 //! One upstream's lane: what waits for it, how fast it may go, and what becomes of messages it did not take.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -135,6 +135,8 @@ struct Lane {
     gone: usize,
     /// Looked at by the search for another route that is under way, and not movable: older than everything in `queue`.
     stay: VecDeque<MessageKey>,
+    /// How often those of `stay` and `backlog` that were written before, and never answered, were: none of them is unsent.
+    written: HashMap<MessageKey, u32>,
     /// What that search has still to look at.
     search: Option<usize>,
     /// Next free instant of the pacer, microseconds since the epoch.
@@ -375,8 +377,12 @@ impl Upstream {
     pub(super) fn push_loaded(&self, messages: impl IntoIterator<Item = Outgoing>, gone: usize) {
         let mut lane = lock(&self.lane);
         let before = lane.queue.len();
-        for message in messages {
+        for mut message in messages {
+            message.unanswered = lane.written.remove(&message.key).unwrap_or(0);
             lane.append(message);
+        }
+        if lane.backlog.is_empty() && lane.stay.is_empty() {
+            lane.written.clear();
         }
         lane.gone = lane.gone.saturating_sub(gone);
         let added = lane.queue.len() - before;
@@ -407,7 +413,8 @@ impl Upstream {
                     Some(id) => found.messages.push((id, message)),
                     None => {
                         found.stored.push(message.key);
-                        lane.stay.push_back(message.key);
+                        let key = lane.key_of(&message);
+                        lane.stay.push_back(key);
                     }
                 }
             } else if let Some(key) = lane.backlog.pop_front() {
@@ -437,8 +444,15 @@ impl Upstream {
     /// Takes those of `keys` away that wait here in memory, or what does of their parts. The others are in a bind's hands.
     pub(super) fn withdraw(&self, keys: &HashSet<MessageKey>) -> Vec<Outgoing> {
         let mut lane = lock(&self.lane);
-        let (found, keep): (Vec<Outgoing>, VecDeque<Outgoing>) = {
-            let mut found = Vec::new();
+        let at = |(i, m): (usize, &Outgoing)| keys.contains(&m.key).then_some(i);
+        let places: Vec<usize> = lane.queue.iter().enumerate().filter_map(at).collect();
+        let mut found = Vec::with_capacity(places.len());
+        if places.len() <= FEW {
+            for at in places.into_iter().rev() {
+                found.extend(lane.queue.remove(at));
+            }
+            found.reverse();
+        } else {
             let mut keep = VecDeque::with_capacity(lane.queue.len());
             for m in lane.queue.drain(..) {
                 if keys.contains(&m.key) {
@@ -447,14 +461,18 @@ impl Upstream {
                     keep.push_back(m);
                 }
             }
-            (found, keep)
-        };
-        lane.queue = keep;
+            lane.queue = keep;
+        }
         let octets: usize = found.iter().map(|m| m.message.record().len()).sum();
         lane.octets = lane.octets.saturating_sub(octets);
         let refused = lane.retry.extract_if(.., |(_, key, _), _| keys.contains(key));
         let refused: Vec<Outgoing> = refused.map(|(_, m)| m).collect();
         found.into_iter().chain(refused).collect()
+    }
+
+    /// Whether a message that waits in the store was written before, and never answered: the SMSC may have it.
+    pub(super) fn was_written(&self, key: MessageKey) -> bool {
+        lock(&self.lane).written.contains_key(&key)
     }
 
     /// Keys of everything that waits here, for a search through it.
@@ -511,6 +529,24 @@ impl Upstream {
     }
 
     /// When the pacer lets the next one through, if not now.
+    /// Lets one PDU more through, for a message that is written in several: `Err` says when.
+    ///
+    /// # Errors
+    /// The time at which to ask again, ms since the epoch.
+    pub fn turn(&self, now_ms: u64) -> Result<(), u64> {
+        if self.options.tps == 0 {
+            return Ok(());
+        }
+        let mut lane = lock(&self.lane);
+        match self.pace(&mut lane, now_ms) {
+            Some(at) => Err(at),
+            None => {
+                self.paced(&mut lane, now_ms);
+                Ok(())
+            }
+        }
+    }
+
     fn pace(&self, lane: &mut Lane, now_ms: u64) -> Option<u64> {
         if self.options.tps == 0 {
             return None;
@@ -586,6 +622,8 @@ impl Upstream {
     }
 }
 
+/// So few messages are taken out of the queue one by one; for more it is written anew.
+const FEW: usize = 8;
 /// A bind is woken for about this many messages.
 const MESSAGES_PER_WAKE: usize = 64;
 
@@ -608,13 +646,22 @@ impl Lane {
             return;
         }
         let mut all = std::mem::take(&mut self.stay);
-        all.extend(self.queue.drain(..).map(|m| m.key));
+        let queue = std::mem::take(&mut self.queue);
+        all.extend(queue.iter().map(|m| self.key_of(m)));
         // Parts of one message stand together and become one: the whole is cut anew when it is read back.
         let mut last = None;
         all.retain(|key| last.replace(*key) != Some(*key));
         self.octets = 0;
         all.append(&mut self.backlog);
         self.backlog = all;
+    }
+
+    /// The key that a message leaves behind where it waits in the store from now on.
+    fn key_of(&mut self, message: &Outgoing) -> MessageKey {
+        if message.unanswered > 0 {
+            self.written.insert(message.key, message.unanswered);
+        }
+        message.key
     }
 
     fn idles(&mut self, bind: u16) {
@@ -723,6 +770,33 @@ mod tests {
             let total = sent.len() as f64 / 3.0;
             assert!(total >= f64::from(tps) * 0.97, "{total} at {tps}");
         }
+    }
+
+    #[test]
+    fn each_part_of_a_message_takes_its_turn() {
+        let u = upstream(10, 1);
+        assert!(u.push((0..3).map(message)).is_empty());
+        assert_eq!(u.take(0, 1, 10_000).out.len(), 1);
+        assert_eq!(u.turn(10_000), Err(11_000));
+        assert_eq!(u.turn(11_000), Ok(()));
+        assert!(u.take(0, 1, 11_000).out.is_empty(), "the part had the turn");
+        assert_eq!(upstream(10, 0).turn(0), Ok(()));
+    }
+
+    #[test]
+    fn what_was_written_is_remembered_while_it_waits_in_the_store() {
+        let u = upstream(10, 0);
+        let mut written = message(1);
+        written.unanswered = 1;
+        assert!(u.push([written, message(2)]).is_empty());
+        u.search();
+        while u.reroute(1, |_| None).is_some() {}
+        assert!(u.was_written(MessageKey(1)) && !u.was_written(MessageKey(2)));
+        assert_eq!(u.refill(10), [1, 2].map(MessageKey));
+        u.push_loaded([message(1), message(2)], 0);
+        let again: Vec<u32> = u.take(0, 2, 0).out.iter().map(|m| m.unanswered).collect();
+        assert_eq!(again, [1, 0]);
+        assert!(!u.was_written(MessageKey(1)));
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub enum Payload {
         key: MessageKey,
         /// Its addresses and the beginning of its text.
         stub: Stub,
-        /// How it ended.
-        state: Final,
+        /// How it ended; `None`: not at all, it is on its way (an intermediate notification).
+        state: Option<Final>,
         /// `err`.
         err: u16,
         /// When it was accepted, ms since the epoch.
@@ -53,6 +53,8 @@ pub struct OutItem {
 }
 
 const RECEIPT_HEAD: usize = 1 + 2 + 8 + 8;
+/// message_state of a message that is on its way.
+const ENROUTE: u8 = 1;
 /// Set in a stored receipt's state: two octets with the counts of parts follow the head.
 const COUNTED: u8 = 0x80;
 
@@ -71,7 +73,7 @@ impl OutItem {
                 counts,
             } => {
                 let mut out = Vec::with_capacity(RECEIPT_HEAD + 2 + stub.record().len());
-                out.push(state.code() | COUNTED);
+                out.push(state.map_or(ENROUTE, Final::code) | COUNTED);
                 out.extend_from_slice(&err.to_le_bytes());
                 out.extend_from_slice(&submitted_ms.to_le_bytes());
                 out.extend_from_slice(&done_ms.to_le_bytes());
@@ -109,10 +111,13 @@ impl OutItem {
             OutboxKind::Receipt => {
                 let (head, rest) = row.payload.split_at_checked(RECEIPT_HEAD)?;
                 let code = *head.first()?;
-                let state = Final::from_code(code & !COUNTED)?;
+                let state = match code & !COUNTED {
+                    ENROUTE => None,
+                    code => Some(Final::from_code(code)?),
+                };
                 let (counts, stub) = match (code & COUNTED, rest) {
                     (COUNTED, [sub, dlvrd, stub @ ..]) => ((*sub, *dlvrd), stub),
-                    _ => ((1, u8::from(state == Final::Delivered)), rest),
+                    _ => ((1, u8::from(state == Some(Final::Delivered))), rest),
                 };
                 Payload::Receipt {
                     key: row.key,
@@ -619,7 +624,7 @@ mod tests {
                 ..Parts::default()
             })
             .stub(),
-            state: Final::Delivered,
+            state: Some(Final::Delivered),
             err: 7,
             submitted_ms: 1,
             done_ms: 2,

@@ -107,7 +107,9 @@ pub(super) async fn run(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let place = shared.crowd.enter(peer.ip(), max, shared.unbound_per_ip_max);
+                let place = shared
+                    .crowd
+                    .enter(super::host(peer.ip()), max, shared.unbound_per_ip_max);
                 let (Some(place), Some(connection)) = (place, connection(stream, tls.as_deref())) else {
                     shared.gateway.metrics.bind_failures.increment(1);
                     continue;

@@ -119,7 +119,7 @@ impl Auth {
         let good = self.verify(hash, system_id, password, peer).await?;
         if !good || account.is_none() {
             let now = clock::now_ms();
-            self.by_ip.failed(peer, now);
+            self.by_ip.failed(super::host(peer), now);
             self.by_system_id.failed(system_id.into(), now);
         }
         let account = account.ok_or(Refusal::UnknownSystemId)?;
@@ -170,14 +170,14 @@ impl Auth {
         let now = clock::now_ms();
         let pause = self
             .by_ip
-            .pause_ms(&peer, now)
+            .pause_ms(&super::host(peer), now)
             .max(self.by_system_id.pause_ms(&Box::from(system_id), now));
         if pause > 0 {
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
         let turn = self
             .turnstile
-            .enter(peer, self.waiting_max)
+            .enter(super::host(peer), self.waiting_max)
             .await
             .map_err(|_| Refusal::Busy)?;
         // Another bind of the same account may have been checked while this one waited.

@@ -1,6 +1,7 @@
 //! A message as the customer wrote it into messages as an upstream takes them: alphabet, parts, optional parameters.
 
 use crate::domain::message::{Flags, Message, Parts, Piece};
+use crate::domain::reject::Reject;
 use crate::smpp::{self, Tag, Tlvs};
 use crate::text::{self, Charset, Content, udh};
 
@@ -27,6 +28,8 @@ pub struct Form {
     pub long_messages: LongMessages,
     /// Optional parameters that pass besides those every SMSC knows.
     pub tlvs: Vec<u16>,
+    /// SMPP 3.3: no optional parameters at all, so that what is long has to go in parts with a header.
+    pub bare: bool,
 }
 
 /// UDHI of esm_class (SMPP 3.4 §5.2.12).
@@ -35,6 +38,8 @@ const UDHI: u8 = 0x40;
 const UCS2: u8 = 0x08;
 /// Longest text that every SMSC takes in short_message.
 const SHORT_MAX: usize = 254;
+/// Octets of one short message, header and text.
+const SEGMENT: usize = 140;
 
 /// Optional parameters of a submit_sm that pass to every upstream (SMPP 3.4 §4.4.1). What is not here, and not in the
 /// upstream's own list, stays with us: it was meant for us, or for nobody.
@@ -45,7 +50,7 @@ const KNOWN: [u16; 28] = [
 ];
 
 fn passes(tag: u16, form: &Form) -> bool {
-    KNOWN.contains(&tag) || form.tlvs.contains(&tag)
+    !form.bare && (KNOWN.contains(&tag) || form.tlvs.contains(&tag))
 }
 
 /// A message's text: its user data header, and what follows it.
@@ -124,25 +129,74 @@ impl Rewritten {
 
 /// What an account's own alphabet and its wish for plain characters make of a message; `None`: nothing. data_coding 0 is GSM
 /// 03.38 from here on.
-pub(super) fn shape(parts: &Parts<'_>, latin1: bool, transliterate: bool) -> Option<Rewritten> {
+///
+/// # Errors
+/// [`Reject::TooLong`] for a part of a message that is no part any more, written as it has to be.
+pub(super) fn shape(
+    parts: &Parts<'_>,
+    latin1: bool,
+    transliterate: bool,
+) -> Result<Option<Rewritten>, Reject> {
     let dcs = parts.flags.data_coding;
-    if !(latin1 && dcs == 0 || transliterate && matches!(dcs, UCS2 | 0)) {
-        return None;
-    }
     let body = Body::of(parts);
+    let part = is_part(parts, &body);
+    // One part in plain characters and the next in UCS-2 would be no message: parts stay in the alphabet they came in.
+    let transliterate = transliterate && !part;
+    if !(latin1 && dcs == 0 || transliterate && matches!(dcs, UCS2 | 0)) {
+        return Ok(None);
+    }
     let from = match dcs {
         UCS2 => Charset::Ucs2,
         _ if latin1 => Charset::Latin1,
         _ => Charset::Gsm7,
     };
-    let (dcs, octets) = text::shaped(from, body.text, transliterate)?;
+    let Some((dcs, octets)) = text::shaped(from, body.text, transliterate) else {
+        return Ok(None);
+    };
+    if part && dcs == UCS2 && body.header.len() + octets.len() > SEGMENT {
+        return Err(Reject::TooLong);
+    }
     let mut new = Rewritten::new(parts, dcs, body.header, &octets, body.payload);
     new.written = if from == Charset::Ucs2 {
         Flags::UCS2
     } else {
         Flags::LATIN1
     };
-    Some(new)
+    Ok(Some(new))
+}
+
+/// Whether the customer has cut it from a longer message.
+fn is_part(parts: &Parts<'_>, body: &Body<'_>) -> bool {
+    udh::concat(body.header).is_some() || sar_of(parts).is_some()
+}
+
+/// A message whose data_coding is 0, from one alphabet into another, or into UCS-2 where that lacks a character; `None`: it is
+/// not. What it becomes may be longer than a short_message: who sends it on sees to that.
+pub(super) fn recoded(parts: &Parts<'_>, from: Charset, to: Charset) -> Option<Message> {
+    if from == to || parts.flags.data_coding != 0 {
+        return None;
+    }
+    let body = Body::of(parts);
+    let text = match from {
+        Charset::Gsm7Packed => text::gsm7::decode(&text::gsm7::unpack(body.text, body.header.len())),
+        from => from.decode(body.text),
+    };
+    let (dcs, octets) = match to.encode(&text) {
+        Some(octets) => (0, octets),
+        None => (UCS2, Charset::Ucs2.encode(&text)?),
+    };
+    if body.payload {
+        let new = Rewritten::new(parts, dcs, body.header, &octets, true);
+        return Some(Message::new(&new.parts(parts)));
+    }
+    Some(Message::new(&Parts {
+        flags: Flags {
+            data_coding: dcs,
+            ..parts.flags
+        },
+        text: &[body.header, &octets].concat(),
+        ..*parts
+    }))
 }
 
 /// The messages that go to an upstream for one of ours: one, or its parts. `None`: it goes as it is.
@@ -154,7 +208,12 @@ pub(super) fn pieces(message: &Message, key: u64, form: &Form) -> Option<Vec<(Pi
         return None;
     }
     let mut kept = Vec::new();
-    for tlv in tlvs(&parts).iter().filter(|t| passes(t.tag.0, form)) {
+    // Where nothing passes, these still say what the text is, and are gone once it is cut.
+    let says = |tag| form.bare && (tag == Tag::MESSAGE_PAYLOAD || SAR.contains(&tag));
+    for tlv in tlvs(&parts)
+        .iter()
+        .filter(|t| passes(t.tag.0, form) || says(t.tag))
+    {
         smpp::put_tlv(&mut kept, tlv.tag, tlv.value);
     }
     let known = Message::new(&Parts { tlvs: &kept, ..parts });
@@ -165,7 +224,12 @@ pub(super) fn pieces(message: &Message, key: u64, form: &Form) -> Option<Vec<(Pi
     } else {
         written_in(form.alphabet, known)
     };
-    let mut out = cut(&whole.parts(), key, form.long_messages).unwrap_or_else(|| vec![(Piece::WHOLE, whole)]);
+    let long_messages = if form.bare {
+        LongMessages::Udh
+    } else {
+        form.long_messages
+    };
+    let mut out = cut(&whole.parts(), key, long_messages).unwrap_or_else(|| vec![(Piece::WHOLE, whole)]);
     if packed {
         out = out
             .into_iter()
@@ -189,9 +253,21 @@ fn written_in(alphabet: Charset, message: Message) -> Message {
     let text = Charset::Gsm7.decode(body.text);
     let (dcs, octets) = match alphabet.encode(&text) {
         Some(octets) => (0, octets),
-        None => (UCS2, Charset::Ucs2.encode(&text).unwrap_or_default()),
+        None => match Charset::Ucs2.encode(&text).unwrap_or_default() {
+            // A part cannot grow: its place among the others is taken. What this upstream has no letter for is a question mark.
+            long if is_part(&parts, &body) && body.header.len() + long.len() > SEGMENT => {
+                (0, with_question_marks(alphabet, &text))
+            }
+            octets => (UCS2, octets),
+        },
     };
     Message::new(&Rewritten::new(&parts, dcs, body.header, &octets, body.payload).parts(&parts))
+}
+
+fn with_question_marks(alphabet: Charset, text: &str) -> Vec<u8> {
+    let known = |c: char| alphabet.encode(c.encode_utf8(&mut [0; 4])).is_some();
+    let text: String = text.chars().map(|c| if known(c) { c } else { '?' }).collect();
+    alphabet.encode(&text).unwrap_or_default()
 }
 
 /// A message in the form an upstream takes; `None`: it has it already.
@@ -207,6 +283,11 @@ fn cut(parts: &Parts<'_>, key: u64, form: LongMessages) -> Option<Vec<(Piece, Me
                 with_udh(parts, &body, body.text, reference, total, part)
             }
             LongMessages::Sar if sar.is_none() => with_sar(parts, &body, body.text, reference, total, part),
+            // It has its header; in message_payload it came only by way of the customer's taste.
+            LongMessages::Udh if body.payload && body.header.len() + body.text.len() <= SHORT_MAX => {
+                let one = Rewritten::new(parts, parts.flags.data_coding, body.header, body.text, false);
+                Message::new(&one.parts(parts))
+            }
             _ => return None,
         };
         return Some(vec![(Piece::WHOLE, one)]);
@@ -334,7 +415,7 @@ mod tests {
         Form {
             alphabet,
             long_messages,
-            tlvs: Vec::new(),
+            ..Form::default()
         }
     }
 
@@ -448,6 +529,71 @@ mod tests {
     }
 
     #[test]
+    fn a_part_that_would_grow_keeps_its_place() {
+        let long = [&b"\x05\x00\x03\x07\x02\x01\x1b\x65"[..], &[b'a'; 151]].concat();
+        let mut part = text(0, &long);
+        part.flags.esm_class = UDHI;
+        let sent = pieces(&Message::new(&part), 1, &form(Charset::Latin1, LongMessages::Udh)).unwrap();
+        let [(Piece::WHOLE, one)] = sent.as_slice() else {
+            panic!()
+        };
+        assert_eq!(one.flags().data_coding, 0);
+        assert!(one.parts().text.starts_with(b"\x05\x00\x03\x07\x02\x01?aaa"));
+    }
+
+    #[test]
+    fn without_optional_parameters_everything_goes_in_the_text() {
+        let bare = Form {
+            bare: true,
+            ..Form::default()
+        };
+        let tlvs = payload(&[b'a'; 400]);
+        let m = Message::new(&Parts {
+            tlvs: &tlvs,
+            ..text(0, b"")
+        });
+        let cut = pieces(&m, 7, &bare).unwrap();
+        assert_eq!(cut.len(), 3);
+        let mut tlvs = payload(b"short");
+        smpp::put_tlv(&mut tlvs, Tag::USER_MESSAGE_REFERENCE, &[0, 1]);
+        let m = Message::new(&Parts {
+            tlvs: &tlvs,
+            ..text(0, b"")
+        });
+        let one = pieces(&m, 7, &bare).unwrap();
+        assert_eq!(one[0].1.parts().text, b"short");
+        let mut tlvs = Vec::new();
+        smpp::put_tlv(&mut tlvs, Tag::SAR_MSG_REF_NUM, &[0, 9]);
+        smpp::put_tlv(&mut tlvs, Tag::SAR_TOTAL_SEGMENTS, &[2]);
+        smpp::put_tlv(&mut tlvs, Tag::SAR_SEGMENT_SEQNUM, &[1]);
+        let m = Message::new(&Parts {
+            tlvs: &tlvs,
+            ..text(0, b"part")
+        });
+        let part = pieces(&m, 7, &bare).unwrap();
+        assert_eq!(part[0].1.parts().text, b"\x05\x00\x03\x09\x02\x01part");
+        for (_, m) in cut.iter().chain(&one).chain(&part) {
+            assert!(m.parts().tlvs.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_inbound_text_is_understood_in_its_alphabet() {
+        let packed = text::gsm7::pack(b"caf\x05", 0);
+        let m = recoded(&text(0, &packed), Charset::Gsm7Packed, Charset::Gsm7).unwrap();
+        assert_eq!(m.parts().text, b"caf\x05");
+        let header = b"\x05\x00\x03\x07\x02\x01";
+        let packed = [&header[..], &text::gsm7::pack(b"hello", 6)].concat();
+        let mut part = text(0, &packed);
+        part.flags.esm_class = UDHI;
+        let m = recoded(&part, Charset::Gsm7Packed, Charset::Gsm7).unwrap();
+        assert_eq!(m.parts().text, [&header[..], b"hello"].concat());
+        let m = recoded(&text(0, b"\xe7"), Charset::Latin1, Charset::Gsm7).unwrap();
+        assert_eq!((m.flags().data_coding, m.parts().text), (UCS2, &b"\0\xe7"[..]));
+        assert!(recoded(&text(8, b"\0a"), Charset::Latin1, Charset::Gsm7).is_none());
+    }
+
+    #[test]
     fn unknown_parameters_pass_only_where_they_are_allowed() {
         let mut tlvs = Vec::new();
         smpp::put_tlv(&mut tlvs, Tag(0x1400), b"x");
@@ -467,20 +613,24 @@ mod tests {
 
     #[test]
     fn an_accounts_alphabet_and_plain_characters() {
-        let latin = shape(&text(0, b"caf\xe9"), true, false).unwrap();
+        let latin = shape(&text(0, b"caf\xe9"), true, false).unwrap().unwrap();
         assert_eq!((latin.data_coding, &latin.text[..]), (0, &b"caf\x05"[..]));
         let ucs2: Vec<u8> = "\u{201c}hi\u{201d}"
             .encode_utf16()
             .flat_map(u16::to_be_bytes)
             .collect();
-        let plain = shape(&text(8, &ucs2), false, true).unwrap();
+        let plain = shape(&text(8, &ucs2), false, true).unwrap().unwrap();
         assert_eq!((plain.data_coding, &plain.text[..]), (0, &b"\"hi\""[..]));
         assert!(
-            shape(&text(8, b"\x04\x51"), false, true).is_none(),
+            shape(&text(8, b"\x04\x51"), false, true).unwrap().is_none(),
             "Cyrillic stays"
         );
-        assert!(shape(&text(0, b"hi"), false, true).is_none());
-        assert!(shape(&text(8, &ucs2), false, false).is_none());
+        assert!(shape(&text(0, b"hi"), false, true).unwrap().is_none());
+        assert!(shape(&text(8, &ucs2), false, false).unwrap().is_none());
+        let long = [&b"\x05\x00\x03\x07\x02\x01"[..], &[0xEB; 153]].concat();
+        let mut part = text(0, &long);
+        part.flags.esm_class = UDHI;
+        assert!(matches!(shape(&part, true, false), Err(Reject::TooLong)));
     }
 
     proptest! {

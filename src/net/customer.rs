@@ -12,7 +12,7 @@ use super::pdus::Pdus;
 use super::requests::Multis;
 use super::{Shared, Wake, deliver, tls};
 use crate::clock;
-use crate::domain::account::DeliverAs;
+use crate::domain::account::{Alphabet, DeliverAs};
 use crate::flow::{AccountState, Admitted, Input, Mailbox, OutItem, SessionInfo, SessionKind, ToCustomer};
 use crate::ids::{AccountId, Pos, SessionId};
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers};
@@ -34,7 +34,7 @@ pub(super) struct Bound {
     info: Arc<SessionInfo>,
     pub window: usize,
     /// 3.4 or later: may be sent TLVs.
-    tlvs: bool,
+    pub tlvs: bool,
 }
 
 /// A bind waiting for its password check.
@@ -431,13 +431,15 @@ impl Logic {
         }
         bound.account.outbox.take(self.id, free, &mut self.items);
         let mut back = Vec::new();
-        let data = bound.account.spec().deliver_as == DeliverAs::DataSm;
+        let spec = bound.account.spec();
+        let data = spec.deliver_as == DeliverAs::DataSm;
         let how = deliver::How {
             tlvs: bound.tlvs,
             data_sm: data && bound.tlvs,
+            latin1: spec.alphabet == Alphabet::Latin1,
         };
         for item in self.items.drain(..) {
-            let early = deliver::early_parts(&item, bound.tlvs);
+            let early = deliver::early_parts(&item, how);
             if self.session.free() <= early.len() && self.session.outstanding() > 0 {
                 back.push(item);
                 continue;

@@ -7,10 +7,14 @@ use crate::smpp::{
     self, Address, CommandId, DataCoding, DataSm, EsmClass, MessageState, Npi, ReceiptText,
     RegisteredDelivery, ShortMessage, Tag, Tlvs, Ton,
 };
-use crate::text::udh;
+use crate::text::{Charset, udh};
+use std::borrow::Cow;
 
 /// esm_class of a delivery receipt (SMPP 3.4 §5.2.12).
 const RECEIPT: EsmClass = EsmClass(0x04);
+
+/// esm_class of an intermediate notification.
+const NOTIFICATION: EsmClass = EsmClass(0x20);
 
 /// How a session takes deliveries.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +23,8 @@ pub(super) struct How {
     pub tlvs: bool,
     /// With data_sm instead of deliver_sm.
     pub data_sm: bool,
+    /// Its data_coding 0 is Latin-1.
+    pub latin1: bool,
 }
 
 impl How {
@@ -34,18 +40,33 @@ impl How {
 
 /// A session that cannot be sent message_payload gets a long inbound message in parts: all but the last of them. The answer to
 /// the last counts for the whole.
-pub(super) fn early_parts(item: &OutItem, tlvs: bool) -> Vec<OutItem> {
-    let mut parts = cut_for(item, tlvs);
+pub(super) fn early_parts(item: &OutItem, how: How) -> Vec<OutItem> {
+    let mut parts = cut_for(&shown(item, how), how.tlvs);
     parts.pop();
     parts
 }
 
 /// Writes an item, or its last part where [`early_parts`] gave the others.
 pub(super) fn write_last(out: &mut Vec<u8>, sequence: u32, item: &OutItem, how: How) {
-    match cut_for(item, how.tlvs).pop() {
+    let item = shown(item, how);
+    match cut_for(&item, how.tlvs).pop() {
         Some(last) => write(out, sequence, &last, how),
-        None => write(out, sequence, item, how),
+        None => write(out, sequence, &item, how),
     }
+}
+
+/// An inbound message in the alphabet of its customer.
+fn shown(item: &OutItem, how: How) -> Cow<'_, OutItem> {
+    if how.latin1
+        && let Payload::Inbound(message) = &item.payload
+        && let Some(new) = convert::recoded(&message.parts(), Charset::Gsm7, Charset::Latin1)
+    {
+        return Cow::Owned(OutItem {
+            payload: Payload::Inbound(new),
+            ..item.clone()
+        });
+    }
+    Cow::Borrowed(item)
 }
 
 fn cut_for(item: &OutItem, tlvs: bool) -> Vec<OutItem> {
@@ -97,7 +118,7 @@ fn put(out: &mut Vec<u8>, sequence: u32, sm: &ShortMessage<'_>, how: How) {
     smpp::finish(out, start);
 }
 
-/// Writes the PDU for an item.
+/// Writes the PDU for an item as it stands.
 pub(super) fn write(out: &mut Vec<u8>, sequence: u32, item: &OutItem, how: How) {
     let tlvs = how.tlvs;
     match &item.payload {
@@ -129,7 +150,9 @@ pub(super) fn write(out: &mut Vec<u8>, sequence: u32, item: &OutItem, how: How) 
             // The messages of a submit_multi share the id of the first.
             let id = key.0.saturating_sub(u64::from(original.sibling));
             let id = itoa::Buffer::new().format(id).as_bytes().to_vec();
-            let state = MessageState(state.code());
+            // Not ended: an intermediate notification (SMPP 3.4 §5.2.12).
+            let class = if state.is_some() { RECEIPT } else { NOTIFICATION };
+            let state = state.map_or(MessageState::ENROUTE, |s| MessageState(s.code()));
             let mut text = Vec::with_capacity(160);
             smpp::write_receipt(
                 &mut text,
@@ -164,7 +187,7 @@ pub(super) fn write(out: &mut Vec<u8>, sequence: u32, item: &OutItem, how: How) 
                     original.flags.source_npi,
                     original.source,
                 ),
-                esm_class: RECEIPT,
+                esm_class: class,
                 short_message: &text,
                 tlvs: Tlvs::parse(&raw).unwrap_or(Tlvs::EMPTY),
                 ..sm_of(&Parts::default())
@@ -227,7 +250,7 @@ pub(super) enum Delivered {
 const ID_MAX: usize = 65;
 
 /// Tells receipts from inbound messages.
-pub(super) fn read(sm: &ShortMessage<'_>, maps: &ReceiptMaps) -> Delivered {
+pub(super) fn read(sm: &ShortMessage<'_>, maps: &ReceiptMaps, alphabet: Charset) -> Delivered {
     let Some(receipt) = smpp::parse_receipt(sm) else {
         let f = Flags {
             source_ton: sm.source.ton.0,
@@ -241,7 +264,7 @@ pub(super) fn read(sm: &ShortMessage<'_>, maps: &ReceiptMaps) -> Delivered {
             data_coding: sm.data_coding.0,
             default_msg_id: 0,
         };
-        let message = Message::new(&Parts {
+        let parts = Parts {
             flags: f,
             source: sm.source.addr,
             dest: sm.dest.addr,
@@ -249,7 +272,9 @@ pub(super) fn read(sm: &ShortMessage<'_>, maps: &ReceiptMaps) -> Delivered {
             text: sm.short_message,
             tlvs: sm.tlvs.as_bytes(),
             sibling: 0,
-        });
+        };
+        let message =
+            convert::recoded(&parts, alphabet, Charset::Gsm7).unwrap_or_else(|| Message::new(&parts));
         return Delivered::Inbound(message, fragment(sm));
     };
     let id: &[u8] = receipt.id.as_deref().unwrap_or(&[]);

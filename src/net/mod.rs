@@ -20,7 +20,7 @@ mod tls;
 mod turnstile;
 mod upstream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -43,6 +43,14 @@ struct Wake(Arc<Notify>);
 impl Signal for Wake {
     fn signal(&self) {
         self.0.notify_one();
+    }
+}
+
+/// Whose an address is, for limits: a host has a whole /64 of IPv6 to itself.
+fn host(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::from((v6.to_bits() >> 64 << 64).to_be_bytes()),
+        v4 => v4,
     }
 }
 

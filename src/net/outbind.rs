@@ -36,7 +36,9 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: TaskTracker) {
         let accounts = shared.gateway.accounts();
         for account in accounts.iter() {
             let spec = account.spec();
-            if spec.outbind.is_empty() || !account.active() {
+            // We call in plain text: never who is to be known by a certificate, nor where plain text is not listened for.
+            let plain = spec.certificates.is_empty() && !shared.customer.listen.is_empty();
+            if spec.outbind.is_empty() || !account.active() || !plain {
                 continue;
             }
             if account.outbox.receivers() > 0 {

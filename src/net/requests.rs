@@ -61,6 +61,9 @@ impl Multis {
     }
 }
 
+/// Octets that wait for a customer to read them, beyond which alerts are left out.
+const ALERTS_MAX: usize = 64 * 1024;
+
 impl Logic {
     /// A request of a customer whose bind allows it.
     pub(super) fn request(&mut self, header: &Header, body: &[u8], out: &mut Vec<u8>, now: u64) {
@@ -401,7 +404,8 @@ impl Logic {
     /// alert_notification has no response and so no ticket (SMPP 3.4 §4.12); it is passed on while somebody is there to hear
     /// it.
     fn alert(&mut self, body: &[u8], out: &mut Vec<u8>) {
-        if !self.bound.as_ref().is_some_and(|b| b.kind.receives()) {
+        // 3.3 does not know it; and who does not read misses it, rather than having it kept for ever.
+        if out.len() > ALERTS_MAX || !self.bound.as_ref().is_some_and(|b| b.kind.receives() && b.tlvs) {
             return;
         }
         let sequence = self.session.unanswered_sequence();

@@ -116,7 +116,7 @@ pub(super) fn shape(
     if !latin1 && !account.transliterate {
         return admit(submission);
     }
-    match convert::shape(&submission.parts, latin1, account.transliterate) {
+    match convert::shape(&submission.parts, latin1, account.transliterate)? {
         None => admit(submission),
         Some(new) => {
             let parts = new.parts(&submission.parts);

@@ -595,15 +595,16 @@ impl Served<'_> {
                     upstream.receipts.fetch_add(1, Ordering::Relaxed);
                     UpEvent::Receipt(token, receipt)
                 };
-                self.events
-                    .push(match deliver::read(&sm, &self.link.options.maps) {
+                self.events.push(
+                    match deliver::read(&sm, &self.link.options.maps, self.link.options.form.alphabet) {
                         Delivered::Receipt(known) => receipt(known),
                         Delivered::Strange(unknown, stat) => {
                             upstream.unknown_stats.count(&stat);
                             receipt(unknown)
                         }
                         Delivered::Inbound(message, fragment) => UpEvent::Inbound(token, message, fragment),
-                    });
+                    },
+                );
             }
             Err(e) => smpp::put_message_id_resp(out, resp, e.status, sequence, b""),
         }
@@ -653,8 +654,7 @@ impl Served<'_> {
         if !self.sending || self.ending.is_some() || link.stop.is_cancelled() || conn.pending() > OUT_MAX {
             return;
         }
-        let room = self.pace.window().saturating_sub(self.session.outstanding());
-        let free = self.session.free().min(room).saturating_sub(self.marked);
+        let free = self.session.free().min(self.room()).saturating_sub(self.marked);
         if free == 0 {
             return;
         }
@@ -681,13 +681,15 @@ impl Served<'_> {
     /// they stay together, whole messages in the lane again.
     fn write_all(&mut self, messages: Vec<Outgoing>, conn: &mut Connection, now: u64) {
         let mut back = Vec::new();
+        // Each message has a place in the window and a turn of the pacer; its further parts need their own.
+        let mut spare = self.room().saturating_sub(messages.len());
         for message in messages {
             let cut = self.cut(&message);
             match cut {
                 None => back.extend(self.write(message, conn, now)),
                 Some(pieces) => {
-                    for piece in in_pieces(&message, pieces) {
-                        let waits = if self.parts.is_empty() {
+                    for (i, piece) in in_pieces(&message, pieces).enumerate() {
+                        let waits = if self.parts.is_empty() && (i == 0 || self.turn(&mut spare, now)) {
                             self.write(piece, conn, now)
                         } else {
                             Some(piece)
@@ -730,6 +732,27 @@ impl Served<'_> {
         Some(Vec::new())
     }
 
+    fn room(&self) -> usize {
+        self.pace.window().saturating_sub(self.session.outstanding())
+    }
+
+    /// One more PDU than was taken from the lane: whether window and pacer let it through now.
+    fn turn(&mut self, spare: &mut usize, now: u64) -> bool {
+        let Some(left) = spare.checked_sub(1) else {
+            return false;
+        };
+        match self.link.options.upstream.turn(now) {
+            Ok(()) => {
+                *spare = left;
+                true
+            }
+            Err(at) => {
+                self.again_ms = Some(at);
+                false
+            }
+        }
+    }
+
     /// Writes parts that wait, up to `free`; how much of it is left.
     fn write_parts(&mut self, mut free: usize, conn: &mut Connection, now: u64) -> usize {
         while free > 0
@@ -739,11 +762,14 @@ impl Served<'_> {
                 self.events.push(UpEvent::Expired(part.key, part.piece));
                 continue;
             }
+            if !self.turn(&mut free, now) {
+                self.parts.push_front(part);
+                return 0;
+            }
             if let Some(back) = self.write(part, conn, now) {
                 self.parts.push_front(back);
                 return 0;
             }
-            free -= 1;
         }
         free
     }

@@ -441,6 +441,10 @@ impl<T> Session<T> {
             State::Bound(_) if deliver || id == CommandId::ALERT_NOTIFICATION => {
                 return Event::Request(id, sequence, pdu.body);
             }
+            // On its way when we asked to leave: it is to come again, not to be given up.
+            State::Unbinding(..) | State::Leaving(..) if deliver => {
+                put_error(out, id, CommandStatus::ESME_RX_T_APPN, sequence);
+            }
             _ if deliver => put_error(out, id, CommandStatus::ESME_RINVBNDSTS, sequence),
             // alert_notification has no response (SMPP 3.4 §4.12.1).
             _ if id == CommandId::ALERT_NOTIFICATION => {}

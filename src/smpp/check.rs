@@ -13,6 +13,10 @@ use crate::text::udh;
 const TON_MAX: u8 = 7;
 const NPI_MAX: u8 = 18;
 
+/// Message types that an ESME may send besides the default: acknowledgements of the handset's user (SMPP 3.4 §5.2.12).
+const DELIVERY_ACK: u8 = 0x08;
+const USER_ACK: u8 = 0x10;
+
 fn bad<T>(status: CommandStatus, field: &'static str) -> Result<T, PduError> {
     Err(PduError::new(status, field, Fault::BadValue))
 }
@@ -20,7 +24,8 @@ fn bad<T>(status: CommandStatus, field: &'static str) -> Result<T, PduError> {
 /// Checks every field's value.
 ///
 /// Taken although 3.4 reserves it: registered_delivery 3 (success only in 5.0), any data_coding and protocol_id (the SMSC
-/// knows its own), an empty source address (the SMSC fills it in).
+/// knows its own), sm_default_msg_id beside a text (the SMSC knows which counts), an empty source address (the SMSC fills it
+/// in).
 ///
 /// # Errors
 /// The first field at fault, with its status.
@@ -39,6 +44,10 @@ pub fn check_submit(sm: &ShortMessage<'_>) -> Result<(), PduError> {
     }
     if sm.dest.addr.is_empty() {
         return bad(CommandStatus::ESME_RINVDSTADR, "destination_addr");
+    }
+    // Receipts and notifications are the SMSC's to send (SMPP 3.4 §5.2.12).
+    if !matches!(sm.esm_class.message_type(), 0x00 | DELIVERY_ACK | USER_ACK) {
+        return bad(CommandStatus::ESME_RINVESMCLASS, "esm_class");
     }
     if sm.priority_flag > 3 {
         return bad(CommandStatus::ESME_RINVPRTFLG, "priority_flag");

@@ -24,7 +24,7 @@ impl Charset {
     pub fn decode(self, octets: &[u8]) -> String {
         match self {
             Charset::Gsm7 => gsm7::decode(octets),
-            Charset::Gsm7Packed => gsm7::decode(&gsm7::unpack(octets)),
+            Charset::Gsm7Packed => gsm7::decode(&gsm7::unpack(octets, 0)),
             Charset::Ascii => octets
                 .iter()
                 .map(|b| if b.is_ascii() { char::from(*b) } else { '\u{fffd}' })

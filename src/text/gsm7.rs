@@ -89,19 +89,21 @@ pub fn pack(septets: &[u8], header: usize) -> Vec<u8> {
     out
 }
 
-/// Unpacks septets without a header. Seven bits left over at the end are a septet unless they are zero: fill, or a lone `@`,
+/// Unpacks septets that follow `header` octets of user data header (see [`pack`]). Seven bits left over at the end are a septet unless they are zero: fill, or a lone `@`,
 /// which nobody can tell apart.
 #[must_use]
-pub fn unpack(octets: &[u8]) -> Vec<u8> {
-    let n = octets.len() * 8 / 7;
+pub fn unpack(octets: &[u8], header: usize) -> Vec<u8> {
+    let fill = (7 - header * 8 % 7) % 7;
+    let bits = (octets.len() * 8).saturating_sub(fill);
+    let n = bits / 7;
     let mut out: Vec<u8> = (0..n)
         .map(|i| {
-            let bit = i * 7;
+            let bit = fill + i * 7;
             let at = |n: usize| u16::from(octets.get(n).copied().unwrap_or(0));
             ((at(bit / 8) | at(bit / 8 + 1) << 8) >> (bit % 8)) as u8 & 0x7F
         })
         .collect();
-    if octets.len().is_multiple_of(7) && out.last() == Some(&0) {
+    if bits.is_multiple_of(7) && out.last() == Some(&0) {
         out.pop();
     }
     out
@@ -120,7 +122,7 @@ mod tests {
         assert_eq!(pack(b"A", 6), [0x82], "one fill bit after a header of six octets");
         for n in 0..20 {
             let septets: Vec<u8> = (0..n).map(|i| i + 1).collect();
-            assert_eq!(unpack(&pack(&septets, 0)), septets, "{n}");
+            assert_eq!(unpack(&pack(&septets, 0), 0), septets, "{n}");
         }
     }
 

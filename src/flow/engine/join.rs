@@ -9,7 +9,7 @@ use crate::domain::message::{Flags, Fragment, Message, Parts, retain_tlvs};
 use crate::flow::outbox::{OutItem, Payload, part_row, read_part};
 use crate::ids::{AccountId, Pos};
 use crate::store::{OutboxRow, Store};
-use crate::text::Charset;
+use crate::text::{Charset, udh};
 
 /// Messages that wait for parts; beyond, the oldest is delivered as it came.
 const JOINING_MAX: usize = 10_000;
@@ -89,15 +89,10 @@ impl<S: Store> Engine<S> {
         let pos = self.pos();
         self.batch.outbox_put.push(part_row(pos, &message, fragment, now));
         self.keep_part(pos, message, fragment, now, now);
-        while self.joining.len() > JOINING_MAX {
-            let oldest = self
-                .joining
-                .iter()
-                .min_by_key(|(_, j)| j.since_ms)
-                .map(|(k, _)| k.clone());
-            if let Some(joining) = oldest.and_then(|k| self.joining.remove(&k)) {
-                self.deliver_parts(joining, now);
-            }
+        while self.joining.len() > JOINING_MAX
+            && let Some(joining) = self.oldest_joining(u64::MAX)
+        {
+            self.deliver_parts(joining, now);
         }
     }
 
@@ -110,9 +105,13 @@ impl<S: Store> Engine<S> {
 
     fn keep_part(&mut self, pos: Pos, message: Message, fragment: Fragment, at: u64, now: u64) {
         let whole = Whole::of(&message, fragment);
-        let joining = self.joining.entry(whole.clone()).or_insert_with(|| Joining {
-            since_ms: at,
-            parts: BTreeMap::new(),
+        let order = &mut self.joining_order;
+        let joining = self.joining.entry(whole.clone()).or_insert_with(|| {
+            order.push_back((at, whole.clone()));
+            Joining {
+                since_ms: at,
+                parts: BTreeMap::new(),
+            }
         });
         // The SMSC delivered it twice: the newer one stays.
         let old = joining.parts.insert(fragment.part, (pos, message, fragment));
@@ -126,11 +125,23 @@ impl<S: Store> Engine<S> {
     }
 
     fn deliver_whole(&mut self, joining: Joining, now: u64) {
-        let Some((_, first, _)) = joining.parts.values().next() else {
+        let Some((
+            _,
+            first,
+            Fragment {
+                header: first_header, ..
+            },
+        )) = joining.parts.values().next()
+        else {
             return;
         };
+        let first_header = *first_header;
         let head = first.parts();
-        let mut text = Vec::new();
+        // What else is in the header of the first part belongs to the whole: ports, for one.
+        let header = head.text.get(..usize::from(first_header)).unwrap_or(&[]);
+        let mut text = udh::without_concat(header);
+        let udhi = if text.is_empty() { 0 } else { UDHI };
+        let kept = text.len();
         for (_, part, fragment) in joining.parts.values() {
             let body = part.parts().text;
             text.extend_from_slice(body.get(usize::from(fragment.header)..).unwrap_or(&[]));
@@ -138,7 +149,7 @@ impl<S: Store> Engine<S> {
         let tlvs = retain_tlvs(head.tlvs, |tag| !SAR.contains(&tag));
         let whole = Message::new(&Parts {
             flags: Flags {
-                esm_class: head.flags.esm_class & !UDHI,
+                esm_class: head.flags.esm_class & !UDHI | udhi,
                 ..head.flags
             },
             text: &text,
@@ -146,15 +157,15 @@ impl<S: Store> Engine<S> {
             ..head
         });
         // A rule for its first word may not want it joined: it sees the parts then.
-        let wants = self.owner(&whole).is_none_or(|(_, join)| join);
-        if !wants {
+        let owner = self.owner_of(head.dest, text.get(kept..).unwrap_or(&[]), head.flags.data_coding);
+        if !owner.is_none_or(|(_, join)| join) {
             return self.deliver_parts(joining, now);
         }
         self.gone(&joining);
         for (_, part, _) in joining.parts.values() {
             self.joined.add(part, now);
         }
-        self.deliver_inbound(whole.clone(), self.owner(&whole).map(|(a, _)| a), now);
+        self.deliver_inbound(whole, owner.map(|(a, _)| a), now);
     }
 
     /// As they came, to whoever the first of them is for.
@@ -182,23 +193,28 @@ impl<S: Store> Engine<S> {
     /// What has waited too long.
     pub(super) fn expire_parts(&mut self, now: u64) {
         let timeout = self.gateway.policy.load().join_timeout_ms;
-        let late: Vec<Whole> = self
-            .joining
-            .iter()
-            .filter(|(_, j)| j.since_ms + timeout <= now)
-            .map(|(k, _)| k.clone())
-            .take(100)
-            .collect();
-        for whole in late {
-            if let Some(joining) = self.joining.remove(&whole) {
-                self.deliver_parts(joining, now);
-            }
+        for _ in 0..100 {
+            let Some(joining) = self.oldest_joining(now.saturating_sub(timeout)) else {
+                return;
+            };
+            self.deliver_parts(joining, now);
         }
     }
 
-    fn owner(&self, message: &Message) -> Option<(AccountId, bool)> {
-        let parts = message.parts();
-        self.owner_of(parts.dest, parts.text, parts.flags.data_coding)
+    /// Takes the message that has waited longest for its parts, if since `before` or longer.
+    fn oldest_joining(&mut self, before: u64) -> Option<Joining> {
+        while let Some((since, whole)) = self.joining_order.front() {
+            // It may be complete long since, and another have come by its reference.
+            let waits = self.joining.get(whole).is_some_and(|j| j.since_ms == *since);
+            if waits && *since > before {
+                return None;
+            }
+            let (_, whole) = self.joining_order.pop_front()?;
+            if waits {
+                return self.joining.remove(&whole);
+            }
+        }
+        None
     }
 
     /// The account that an inbound message belongs to, and whether it wants parts put together.
@@ -220,16 +236,20 @@ impl<S: Store> Engine<S> {
 
     /// Puts an inbound message on record and on its way.
     pub(super) fn deliver_inbound(&mut self, message: Message, owner: Option<AccountId>, now: u64) {
+        self.deliver_stored(owner, Payload::Inbound(message), now);
+    }
+
+    /// Puts something on its way that nothing else in the journal could bring back: it gets a row of its own.
+    pub(super) fn deliver_stored(&mut self, owner: Option<AccountId>, payload: Payload, now: u64) {
         let item = OutItem {
             pos: self.pos(),
             at_ms: now,
             attempts: 0,
             stored: true,
-            payload: Payload::Inbound(message),
+            payload,
         };
         match owner {
             Some(account) => {
-                // Always a row of its own: nothing else in the journal could bring it back.
                 self.batch.outbox_put.push(item.row(account, false));
                 match self.gateway.accounts().get(account) {
                     Some(a) if !a.outbox.reserve(self.gateway.limits.outbox_max) => a.outbox.spilled(1),

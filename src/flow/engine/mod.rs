@@ -116,6 +116,8 @@ pub struct Engine<S> {
     inputs: VecDeque<Input>,
     /// Inbound messages that wait for parts.
     joining: BTreeMap<join::Whole, join::Joining>,
+    /// When each of them began, oldest first; and of some that are complete.
+    joining_order: VecDeque<(u64, join::Whole)>,
     joined: join::Joined,
     /// Cancellations of many that are under way.
     cancels: VecDeque<operate::CancelJob>,
@@ -192,6 +194,7 @@ impl<S: Store> Engine<S> {
             parked_order: VecDeque::new(),
             inputs: VecDeque::new(),
             joining: BTreeMap::new(),
+            joining_order: VecDeque::new(),
             joined: join::Joined::default(),
             cancels: VecDeque::new(),
             batch: Batch::default(),

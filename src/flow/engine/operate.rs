@@ -3,7 +3,7 @@
 //! Only what has not been sent can be cancelled or replaced, and only what no bind has in hand. What is over is looked up
 //! beside the engine, by [`crate::flow::Lookups`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::Engine;
@@ -17,7 +17,7 @@ use crate::flow::account::AccountState;
 use crate::flow::ingress::{Asked, Mailbox, Operation, Outcome, Ticket, ToCustomer};
 use crate::flow::lane::Outgoing;
 use crate::flow::lookup::{Job, Question};
-use crate::ids::MessageKey;
+use crate::ids::{MessageKey, UpstreamId};
 use crate::money::Money;
 use crate::store::{Accepted, MarkKind, Store, StoreError};
 use crate::text::{self, Charset};
@@ -194,8 +194,7 @@ impl<S: Store> Engine<S> {
         if open.is_empty() {
             return self.look_up(account, key, source, ticket, reply, Question::Cancel);
         }
-        let cancelled = open.into_iter().filter(|k| self.cancel_one(*k, now)).count();
-        let outcome = if cancelled > 0 {
+        let outcome = if self.cancel_these(&open, now) > 0 {
             Outcome::Done
         } else {
             Outcome::TooLate
@@ -203,44 +202,65 @@ impl<S: Store> Engine<S> {
         self.answer(reply, ticket, outcome);
     }
 
-    /// Takes a message out of its lane if it waits there whole. `false`: it does not; a bind has it, or an SMSC.
-    fn take_out(&mut self, key: MessageKey) -> bool {
-        let Some(open) = self
-            .book
-            .get(key)
-            .filter(|o| o.phase == Phase::Queued && o.parts.is_none())
-        else {
-            return false;
-        };
-        let Some(lane) = self.gateway.upstream(open.upstream) else {
-            // Its upstream is gone from the config: nobody can have it.
-            return true;
-        };
-        if open.stored {
-            return true;
+    /// Takes those messages out of their lanes that wait there whole and were never written; which they are. Of the others a
+    /// bind or an SMSC has something, or may have.
+    fn take_out(&mut self, keys: &[MessageKey]) -> Vec<MessageKey> {
+        let mut out = Vec::new();
+        let mut waiting: BTreeMap<UpstreamId, HashSet<MessageKey>> = BTreeMap::new();
+        for key in keys {
+            let Some(open) = self
+                .book
+                .get(*key)
+                .filter(|o| o.phase == Phase::Queued && o.parts.is_none())
+            else {
+                continue;
+            };
+            match self.gateway.upstream(open.upstream) {
+                Some(lane) if open.stored => out.extend((!lane.was_written(*key)).then_some(*key)),
+                Some(_) => {
+                    waiting.entry(open.upstream).or_default().insert(*key);
+                }
+                // Its upstream is gone from the config: nobody can have it.
+                None => out.push(*key),
+            }
         }
-        let taken = lane.withdraw(&HashSet::from([key]));
-        // Cut in parts it counts only if none of them is out.
-        let all = taken
-            .first()
-            .is_some_and(|m| m.piece.whole() || taken.len() >= usize::from(m.piece.of));
-        if !all {
-            lane.unsent(taken.into_iter());
+        for (upstream, keys) in waiting {
+            let Some(lane) = self.gateway.upstream(upstream) else {
+                continue;
+            };
+            let mut found: BTreeMap<MessageKey, Vec<Outgoing>> = BTreeMap::new();
+            for message in lane.withdraw(&keys) {
+                found.entry(message.key).or_default().push(message);
+            }
+            let mut back = Vec::new();
+            for (key, parts) in found {
+                // Cut in parts it counts only if none of them is out; one that was never answered may be with the SMSC.
+                let all = parts
+                    .first()
+                    .is_some_and(|m| m.piece.whole() || parts.len() >= usize::from(m.piece.of));
+                if all && parts.iter().all(|m| m.unanswered == 0) {
+                    out.push(key);
+                } else {
+                    back.extend(parts);
+                }
+            }
+            lane.unsent(back.into_iter());
         }
-        all
+        out
     }
 
-    fn cancel_one(&mut self, key: MessageKey, now: u64) -> bool {
-        if !self.take_out(key) {
-            return false;
+    /// Cancels those that can be; how many.
+    fn cancel_these(&mut self, keys: &[MessageKey], now: u64) -> usize {
+        let taken = self.take_out(keys);
+        for key in &taken {
+            if let Some(open) = self.book.get(*key).filter(|o| o.stored)
+                && let Some(lane) = self.gateway.upstream(open.upstream)
+            {
+                lane.forget_stored(1);
+            }
+            self.finish(*key, Final::Deleted, 0, false, now);
         }
-        if let Some(open) = self.book.get(key).filter(|o| o.stored)
-            && let Some(lane) = self.gateway.upstream(open.upstream)
-        {
-            lane.forget_stored(1);
-        }
-        self.finish(key, Final::Deleted, 0, false, now);
-        true
+        taken.len()
     }
 
     fn cancel_all(&mut self, job: CancelJob) {
@@ -287,9 +307,7 @@ impl<S: Store> Engine<S> {
             })?;
             found.retain(|k| of_the_service.contains(k));
         }
-        for key in found {
-            job.cancelled += u64::from(self.cancel_one(key, now));
-        }
+        job.cancelled += self.cancel_these(&found, now) as u64;
         if !job.keys.is_empty() {
             self.cancels.push_back(job);
             return Ok(());
@@ -333,7 +351,7 @@ impl<S: Store> Engine<S> {
         let Ok(hold) = account.with_wallet(|w| w.hold(more)) else {
             return Ok(Some(Outcome::Refused(Reject::Balance)));
         };
-        if !self.take_out(key) {
+        if self.take_out(&[key]).is_empty() {
             account.with_wallet(|w| w.release(hold));
             return Ok(Some(Outcome::TooLate));
         }

@@ -9,20 +9,31 @@ use crate::domain::message::{Fragment, Message, PAYLOAD, Piece, tlv};
 use crate::domain::outcome::Final;
 use crate::flow::habits::IdForm;
 use crate::flow::ingress::UpReceipt;
+use crate::flow::outbox::Payload;
 use crate::ids::{MessageKey, UpstreamId};
 use crate::store::{Finished, Mark, MarkKind, Parked, Store, flags};
+
+/// message_state of a message that is on its way (SMPP 3.4 §5.2.28).
+const ENROUTE: u8 = 1;
+/// Bit of registered_delivery that asks for intermediate notifications (SMPP 3.4 §5.2.17).
+const INTERMEDIATE: u8 = 0x10;
 
 impl<S: Store> Engine<S> {
     pub(super) fn receipt(&mut self, upstream: UpstreamId, receipt: UpReceipt, now: u64) {
         self.gateway.totals.receipts.fetch_add(1, Ordering::Relaxed);
+        let found = self.find(upstream, &receipt.smsc_id, [&receipt.number, &receipt.other]);
         let Some(state) = Final::from_code(receipt.state) else {
             // An intermediate notification: nothing has ended.
+            if let Some((key, ..)) = found.filter(|_| receipt.state == ENROUTE) {
+                self.notify(key, receipt.err, now);
+            }
             return;
         };
-        match self.find(upstream, &receipt.smsc_id, [&receipt.number, &receipt.other]) {
+        match found {
             Some((key, piece, form)) => {
+                let proves = self.proves(upstream, &receipt.smsc_id, form);
                 if let Some(upstream) = self.gateway.upstream(upstream) {
-                    upstream.habits.found(form);
+                    upstream.habits.found(form, proves);
                 }
                 self.confirm(upstream, key, piece, state, receipt.err, now);
             }
@@ -53,6 +64,32 @@ impl<S: Store> Engine<S> {
             let agrees = numbers.iter().all(|n| n.is_empty()) || numbers.iter().any(|n| same_number(dest, n));
             agrees.then(|| (key, self.book.piece_of(key, handle), form))
         })
+    }
+
+    /// Whether no other form reads an id as this one does.
+    fn proves(&self, upstream: UpstreamId, smsc_id: &[u8], form: IdForm) -> bool {
+        let read = |form| self.book.correlation.read_as(upstream, smsc_id, form);
+        let one = read(form);
+        IdForm::ALL.into_iter().filter(|f| read(*f) == one).count() == 1
+    }
+
+    /// Tells a customer who asked for it that a message is still on its way (SMPP 3.4 §5.2.17, bit 4).
+    fn notify(&mut self, key: MessageKey, err: u16, now: u64) {
+        let Some(open) = self.book.get(key) else { return };
+        if open.stub.parts().flags.registered_delivery & INTERMEDIATE == 0 {
+            return;
+        }
+        let account = open.account;
+        let payload = Payload::Receipt {
+            key,
+            stub: open.stub.clone(),
+            state: None,
+            err,
+            submitted_ms: open.at_ms,
+            done_ms: now,
+            counts: (1, 0),
+        };
+        self.deliver_stored(Some(account), payload, now);
     }
 
     fn confirm(
@@ -172,8 +209,9 @@ impl<S: Store> Engine<S> {
             self.find(row.upstream, &row.smsc_id, [&row.number, &[]]),
             Final::from_code(row.state),
         ) {
+            let proves = self.proves(row.upstream, &row.smsc_id, form);
             if let Some(lane) = self.gateway.upstream(row.upstream) {
-                lane.habits.found_late(form);
+                lane.habits.found_late(form, proves);
             }
             self.forget_parked(row.pos);
             self.batch.unparked.push(row.pos);

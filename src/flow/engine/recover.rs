@@ -200,7 +200,7 @@ impl Found {
         let payload = Payload::Receipt {
             key: e.key,
             stub: open.stub.clone(),
-            state: e.state,
+            state: Some(e.state),
             err: e.err,
             submitted_ms: open.at_ms,
             done_ms: e.at_ms,

@@ -342,7 +342,7 @@ impl<S: Store> Engine<S> {
             payload: Payload::Receipt {
                 key: row.key,
                 stub: open.stub.clone(),
-                state: row.state,
+                state: Some(row.state),
                 err: row.err,
                 submitted_ms: open.at_ms,
                 done_ms: row.at_ms,
