@@ -356,3 +356,32 @@ fn a_sequence_number_that_is_used_again_gets_an_answer_for_each() {
     lives(&mut p);
     assert_eq!(world.stat("accepted"), 3);
 }
+
+#[test]
+fn customers_that_reconnect_all_the_time_leave_nothing_behind() {
+    let _turn = beside_others();
+    let world = world(|_| {});
+    world.account("steady", "10000", json!({}));
+    let mut steady = world.bound("steady");
+    let addr = world.addr();
+    let storm: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..25 {
+                    let mut p = Peer::connect(addr);
+                    assert_eq!(p.bind(CommandId::BIND_TRANSCEIVER, "acme", PASSWORD), ROK);
+                    // Gone with an answer on its way, and without a word.
+                    p.send(&quiet(b"x"));
+                }
+            })
+        })
+        .collect();
+    while !storm.iter().all(std::thread::JoinHandle::is_finished) {
+        assert_eq!(steady.submit(&quiet(b"x")).status, ROK);
+    }
+    for thread in storm {
+        thread.join().unwrap();
+    }
+    eventually("only the steady one is left", || world.stat("sessions") == 1);
+    world.reconciles();
+}
