@@ -6,24 +6,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Got, Peer, Script, WAIT, World, eventually, message, receipt, receipt_text};
+use common::{
+    Got, Peer, Script, WAIT, World, eventually, message, receipt, receipt_text, scripted, silent, wallet_is,
+};
 use serde_json::{Value, json};
-use smsconnect::config::{self, BindMode, Config, Unknown};
+use smsconnect::config::{self, BindMode, Unknown};
 use smsconnect::smpp::{self, CommandId, CommandStatus, EsmClass, ShortMessage, SmppTime};
 use smsconnect::tools::smsc::SmscOptions;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
-
-fn scripted(change: impl FnOnce(&mut Config)) -> (World, Script) {
-    let script = Script::new();
-    let addr = script.addr();
-    let world = World::with(SmscOptions::default(), |c| {
-        c.upstream[0].address = vec![addr.to_string()];
-        change(c);
-    });
-    world.account("acme", "1000", json!({}));
-    (world, script)
-}
 
 /// A route over two upstreams, each a script, in turn.
 fn in_turn() -> (World, [Script; 2]) {
@@ -59,19 +50,6 @@ fn upstreams(world: &World) -> Vec<Value> {
     list["items"].as_array().unwrap().clone()
 }
 
-/// Nothing comes but answers to enquire_link. Two of them: what the gateway writes in the same turn stands behind the first.
-fn silent(peer: &mut Peer) {
-    for _ in 0..2 {
-        peer.header(CommandId::ENQUIRE_LINK);
-        let got = peer.read().unwrap();
-        assert_eq!(
-            got.id,
-            CommandId::ENQUIRE_LINK_RESP,
-            "nothing else was due: {got:?}"
-        );
-    }
-}
-
 /// The next PDU on any of the connections, and on which.
 fn either(peers: &mut [Peer]) -> (usize, Got) {
     let mut found = None;
@@ -95,13 +73,6 @@ fn header(peer: &mut Peer, id: CommandId, sequence: u32) {
     let mut out = Vec::new();
     smpp::put_header_only(&mut out, id, ROK, sequence);
     peer.raw(&out);
-}
-
-fn wallet_is(world: &World, balance: &str, held: &str) {
-    let wanted = (balance.to_string(), held.to_string());
-    eventually(&format!("the wallet is {wanted:?}"), || {
-        world.wallet("acme") == wanted
-    });
 }
 
 /// Six messages, one after the other: each reaches the link, which has nothing to do and is woken by nothing else.
@@ -165,7 +136,7 @@ fn what_was_throttled_on_a_bind_that_is_gone_is_tried_again_on_the_other() {
     let got = other.expect(CommandId::SUBMIT_SM);
     other.accept(&got, "s1");
     world.state(&id, "sent");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     silent(&mut other);
 }
 
@@ -182,7 +153,7 @@ fn the_answer_to_another_operation_is_no_answer_to_a_submit() {
     assert_eq!(world.wallet("acme"), ("1000.00".into(), "0.80".into()));
     smsc.accept(&got, "s1");
     world.state(&id, "sent");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     silent(&mut smsc);
     world.reconciles();
 }
@@ -199,7 +170,7 @@ fn a_generic_nack_says_no_even_with_a_status_of_zero() {
     assert!(told.starts_with(&format!("id:{id} ")), "{told}");
     assert!(told.contains("stat:REJECTD"), "{told}");
     world.state(&id, "REJECTD");
-    wallet_is(&world, "1000.00", "0.00");
+    wallet_is(&world, "acme", "1000.00", "0.00");
     silent(&mut smsc);
     world.reconciles();
 }
@@ -217,7 +188,7 @@ fn a_bind_status_and_a_temporary_error_are_tried_again() {
     let got = smsc.expect(CommandId::SUBMIT_SM);
     smsc.accept(&got, "s1");
     world.state(&id, "sent");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     silent(&mut smsc);
     world.reconciles();
 }
@@ -235,7 +206,7 @@ fn a_system_error_is_tried_three_times_in_all() {
     let told = p.delivery().text();
     assert!(told.contains("stat:REJECTD"), "{told}");
     world.state(&id, "REJECTD");
-    wallet_is(&world, "1000.00", "0.00");
+    wallet_is(&world, "acme", "1000.00", "0.00");
     silent(&mut smsc);
     world.reconciles();
 }
@@ -262,7 +233,7 @@ fn a_reconnect_waits_for_the_answer_that_is_due() {
     smsc.accept(&got, "s2");
     world.state(&first, "sent");
     world.state(&second, "sent");
-    wallet_is(&world, "998.40", "0.00");
+    wallet_is(&world, "acme", "998.40", "0.00");
     silent(&mut smsc);
     world.reconciles();
 }
@@ -288,7 +259,7 @@ fn an_smsc_that_unbinds_is_answered_once_it_has_answered() {
     let mut smsc = script.bound();
     silent(&mut smsc);
     world.state(&id, "sent");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     silent(&mut smsc);
     world.reconciles();
 }
@@ -309,7 +280,7 @@ fn a_late_acceptance_settles_a_held_message_once() {
         smsc.accept(&got, "s1");
     }
     world.state(&id, "sent");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     smsc.receipt("s1", "DELIVRD", "000");
     assert_eq!(smsc.expect(CommandId::DELIVER_SM_RESP).status, ROK);
     let told = p.delivery().text();
@@ -342,7 +313,7 @@ fn a_second_copy_that_waits_is_not_sent_after_a_late_acceptance() {
     assert_eq!(got.text(), "second");
     smsc.accept(&got, "s2");
     world.state(&next, "sent");
-    wallet_is(&world, "998.40", "0.00");
+    wallet_is(&world, "acme", "998.40", "0.00");
     world.reconciles();
 }
 
@@ -446,7 +417,12 @@ fn all_are_settled(n: usize, piece: usize) {
         assert!(text.contains("stat:DELIVRD"), "{text}");
     }
     let cents = 100_000 - 80 * n;
-    wallet_is(&world, &format!("{}.{:02}", cents / 100, cents % 100), "0.00");
+    wallet_is(
+        &world,
+        "acme",
+        &format!("{}.{:02}", cents / 100, cents % 100),
+        "0.00",
+    );
     assert_eq!(world.stat("unmatched_receipts"), 0);
     silent(&mut smsc);
     silent(&mut p);

@@ -7,27 +7,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{Peer, Script, World, eventually, message, receipt_text};
-use serde_json::json;
-use smsconnect::config::{self, ChargeOn, Config, IdFormat};
+use common::{Peer, World, eventually, linked, message, receipt_text};
+use smsconnect::config::{self, ChargeOn, IdFormat};
 use smsconnect::smpp::{Address, CommandId, CommandStatus, ShortMessage, Tag, Tlvs, put_tlv};
-use smsconnect::tools::smsc::SmscOptions;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
-
-/// A gateway whose SMSC is a script, one account with money, and both ends bound.
-fn scripted(change: impl FnOnce(&mut Config)) -> (World, Script, Peer, Peer) {
-    let script = Script::new();
-    let addr = script.addr();
-    let world = World::with(SmscOptions::default(), |c| {
-        c.upstream[0].address = vec![addr.to_string()];
-        change(c);
-    });
-    world.account("acme", "1000", json!({}));
-    let smsc = script.bound();
-    let customer = world.bound("acme");
-    (world, script, smsc, customer)
-}
 
 /// Submits, lets the SMSC take it under `smsc_id`; our id.
 fn sent(customer: &mut Peer, smsc: &mut Peer, smsc_id: &str) -> String {
@@ -57,7 +41,7 @@ fn state(world: &World, id: &str) -> String {
 #[test]
 fn all_receipts_that_came_before_the_response_count_in_their_order() {
     for charge_on in [ChargeOn::Submitted, ChargeOn::Delivered] {
-        let (world, _script, mut smsc, mut customer) = scripted(|c| c.tariff[0].charge_on = charge_on);
+        let (world, _script, mut smsc, mut customer) = linked(|c| c.tariff[0].charge_on = charge_on);
         let id = customer.submit(&message(b"x")).message_id();
         let submit = smsc.expect(CommandId::SUBMIT_SM);
         receipt(&mut smsc, "500", "ACCEPTD");
@@ -77,7 +61,7 @@ fn all_receipts_that_came_before_the_response_count_in_their_order() {
 
 #[test]
 fn odd_states_are_read_for_what_they_mean() {
-    let (world, _script, mut smsc, mut customer) = scripted(|_| {});
+    let (world, _script, mut smsc, mut customer) = linked(|_| {});
     // The state in the TLV, the word in the text, what the message becomes.
     for (n, (tlv, stat, shown)) in [
         // SKIPPED (SMPP 5.0 §4.7.15).
@@ -126,7 +110,7 @@ fn odd_states_are_read_for_what_they_mean() {
 
 #[test]
 fn a_receipt_whose_addresses_are_not_turned_round_is_matched() {
-    let (world, _script, mut smsc, mut customer) = scripted(|_| {});
+    let (world, _script, mut smsc, mut customer) = linked(|_| {});
     let id = sent(&mut customer, &mut smsc, "30");
     let text = receipt_text("30", "DELIVRD", "000");
     let turned = common::receipt(&text);
@@ -154,7 +138,7 @@ fn a_receipt_whose_addresses_are_not_turned_round_is_matched() {
 #[test]
 fn a_repeated_receipt_never_ends_another_message() {
     // Decimal 16 is hexadecimal 10: read in another way, the receipt would be the second message's.
-    let (world, _script, mut smsc, mut customer) = scripted(|_| {});
+    let (world, _script, mut smsc, mut customer) = linked(|_| {});
     let ten = sent(&mut customer, &mut smsc, "10");
     let sixteen = sent(&mut customer, &mut smsc, "16");
     receipt(&mut smsc, "10", "DELIVRD");
@@ -172,7 +156,7 @@ fn a_repeated_receipt_never_ends_another_message() {
 /// Twelve messages; of the last two, which are open together, the first's receipt spells the second's id.
 fn twelve(in_response: fn(u32) -> String, in_receipt: fn(u32) -> String, last: [u32; 2]) {
     assert_eq!(in_receipt(last[0]), in_response(last[1]));
-    let (world, _script, mut smsc, mut customer) = scripted(|_| {});
+    let (world, _script, mut smsc, mut customer) = linked(|_| {});
     for n in 0..10 {
         let number = 0x1A2B_3C4D + n * 0x1111;
         let id = sent(&mut customer, &mut smsc, &in_response(number));
@@ -228,7 +212,7 @@ fn the_spelling_is_configured_in_words_or_in_the_numbers_of_other_gateways() {
 
 #[test]
 fn ids_of_128_bits_are_matched_in_any_case_and_to_the_last_digit() {
-    let (world, _script, mut smsc, mut customer) = scripted(|_| {});
+    let (world, _script, mut smsc, mut customer) = linked(|_| {});
     let written = [
         "F81D4FAE-7DEC-11D0-A765-00A0C91E6BF6",
         "F81D4FAE-7DEC-11D0-A765-00A0C91E6BF7",
@@ -244,7 +228,7 @@ fn ids_of_128_bits_are_matched_in_any_case_and_to_the_last_digit() {
 
 #[test]
 fn an_id_used_again_for_another_number_belongs_to_the_new_message() {
-    let (world, _script, mut smsc, mut customer) = scripted(|_| {});
+    let (world, _script, mut smsc, mut customer) = linked(|_| {});
     let old = sent(&mut customer, &mut smsc, "77");
     receipt(&mut smsc, "77", "DELIVRD");
     assert_eq!(state(&world, &old), "DELIVRD");

@@ -7,7 +7,10 @@ mod common;
 
 use std::net::TcpListener;
 
-use common::{Got, PASSWORD, Peer, Script, World, eventually, message, receipt_text, unhex};
+use common::{
+    Got, PASSWORD, Peer, Script, World, both_bound, eventually, message, receipt_text, scripted, silent,
+    unhex, wallet_is,
+};
 use serde_json::{Value, json};
 use smsconnect::config::{self, ChargeOn, Config, LongMessages};
 use smsconnect::session::response_to;
@@ -16,7 +19,6 @@ use smsconnect::smpp::{
     Destination, EsmClass, Npi, Outbind, QuerySm, QuerySmResp, RegisteredDelivery, ReplaceSm, ShortMessage,
     SmppTime, SubmitMulti, SubmitMultiResp, Tag, Tlvs, Ton, put_tlv,
 };
-use smsconnect::tools::smsc::SmscOptions;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
 const NO_BALANCE: CommandStatus = CommandStatus(0x0400);
@@ -26,10 +28,7 @@ const SHORT_CODE: &[u8] = b"22555";
 
 /// A gateway whose SMSC does not answer its bind before the test lets it: what is submitted until then waits.
 fn waiting(change: impl FnOnce(&mut Config)) -> (World, Script) {
-    let script = Script::new();
-    let addr = script.addr();
-    let world = World::with(SmscOptions::default(), |c| {
-        c.upstream[0].address = vec![addr.to_string()];
+    scripted(|c| {
         c.customer.bind_timeout_ms = 600_000;
         c.inbound = vec![config::Inbound {
             address: "22555".into(),
@@ -37,17 +36,12 @@ fn waiting(change: impl FnOnce(&mut Config)) -> (World, Script) {
             ..Default::default()
         }];
         change(c);
-    });
-    world.account("acme", "1000", json!({}));
-    (world, script)
+    })
 }
 
-/// The same, with both ends bound.
+/// The same with the SMSC bound, and the customer.
 fn linked(change: impl FnOnce(&mut Config)) -> (World, Script, Peer, Peer) {
-    let (world, script) = waiting(change);
-    let smsc = script.bound();
-    let customer = world.bound("acme");
-    (world, script, smsc, customer)
+    both_bound(waiting(change))
 }
 
 /// Switches the upstream off, so that the script has no connection of it left over.
@@ -284,30 +278,6 @@ fn deliveries_are(world: &World, account: &str, n: u64) {
     });
 }
 
-fn wallet_is(world: &World, balance: &str, held: &str) {
-    let wanted = (balance.to_string(), held.to_string());
-    eventually(&format!("the wallet is {wanted:?}"), || {
-        world.wallet("acme") == wanted
-    });
-}
-
-/// Nothing comes but answers to enquire_link. Two of them: what the gateway writes in the same turn stands behind the first.
-fn silent(peer: &mut Peer) {
-    for _ in 0..2 {
-        peer.header(CommandId::ENQUIRE_LINK);
-        let mut got = peer.read().unwrap();
-        // Answers to what this peer has delivered itself may stand before.
-        while got.id == CommandId::DELIVER_SM_RESP {
-            got = peer.read().unwrap();
-        }
-        assert_eq!(
-            got.id,
-            CommandId::ENQUIRE_LINK_RESP,
-            "nothing else was due: {got:?}"
-        );
-    }
-}
-
 /// What the SMSC gets is this and nothing else, in this order; each is taken.
 fn only(smsc: &mut Peer, texts: &[&str]) {
     for (n, text) in texts.iter().enumerate() {
@@ -371,7 +341,7 @@ fn a_submit_multi_names_what_it_did_not_take_and_the_rest_goes_under_one_id() {
     from.sort();
     assert_eq!(from, NUMBERS, "each from its own number");
     silent(&mut p);
-    wallet_is(&world, "997.60", "0.00");
+    wallet_is(&world, "acme", "997.60", "0.00");
     world.reconciles();
 }
 
@@ -480,7 +450,7 @@ fn a_cancel_takes_back_what_waits_of_a_submit_multi_whose_middle_is_over() {
     for n in [0, 2] {
         world.state(&sibling(&id, n), "DELETED");
     }
-    wallet_is(&world, "1000.00", "0.00");
+    wallet_is(&world, "acme", "1000.00", "0.00");
     world.reconciles();
 }
 
@@ -501,7 +471,7 @@ fn a_data_sm_is_a_message_like_any_other() {
     assert_eq!(submit.sm().dest.addr, b"254712345678");
     smsc.accept(&submit, "d1");
     world.state(&id, "sent");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     smsc.receipt("d1", "DELIVRD", "000");
     let told = p.delivery().text();
     assert!(told.starts_with(&format!("id:{id} ")), "{told}");
@@ -659,7 +629,7 @@ fn a_cancelled_message_is_never_sent_and_costs_nothing() {
     let mut smsc = script.bound();
     submitted(&mut p, &message(b"marker"));
     only(&mut smsc, &["marker"]);
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     world.reconciles();
 }
 
@@ -676,7 +646,7 @@ fn what_was_sent_cannot_be_cancelled() {
     smsc.receipt("c1", "DELIVRD", "000");
     assert!(p.delivery().text().contains("stat:DELIVRD"));
     assert_eq!(cancel(&mut p, &id, acme()), too_late, "it is over");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     silent(&mut smsc);
     world.reconciles();
 }
@@ -771,7 +741,7 @@ fn a_service_type_narrows_what_is_cancelled() {
     world.state(&alert, "DELETED");
     let mut smsc = script.bound();
     only(&mut smsc, &["of none"]);
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     world.reconciles();
 }
 
@@ -809,14 +779,14 @@ fn a_cancel_that_comes_too_late_takes_no_part_of_a_message_away() {
     });
     if cancel(&mut p, &id, acme()) == ROK {
         world.state(&id, "DELETED");
-        wallet_is(&world, "1000.00", "0.00");
+        wallet_is(&world, "acme", "1000.00", "0.00");
     } else {
         for n in 0..2 {
             let got = smsc.expect(CommandId::SUBMIT_SM);
             smsc.accept(&got, &format!("p{n}"));
         }
         world.state(&id, "sent");
-        wallet_is(&world, "998.40", "0.00");
+        wallet_is(&world, "acme", "998.40", "0.00");
     }
     silent(&mut smsc);
     world.reconciles();
@@ -845,7 +815,7 @@ fn a_replaced_message_is_sent_and_priced_with_its_new_text() {
     assert_eq!(got.sm().dest.addr, b"254712345678");
     assert_eq!(got.sm().source.addr, b"ACME");
     smsc.accept(&got, "r1");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     smsc.receipt("r1", "DELIVRD", "000");
     let told = p.delivery().text();
     assert!(told.starts_with(&format!("id:{id} ")), "{told}");
@@ -864,7 +834,7 @@ fn a_longer_text_costs_what_it_is_long() {
     let got = smsc.expect(CommandId::SUBMIT_SM);
     assert_eq!(got.sm().short_message, [b'l'; 200]);
     smsc.accept(&got, "r1");
-    wallet_is(&world, "998.40", "0.00");
+    wallet_is(&world, "acme", "998.40", "0.00");
     smsc.receipt("r1", "DELIVRD", "000");
     p.delivery();
     assert_eq!(world.message(&id)["charged"], "1.60");
@@ -877,16 +847,16 @@ fn where_the_charge_is_earned_at_once_a_replacement_is_charged_and_refunded() {
     let (world, script) = waiting(|c| c.tariff[0].charge_on = ChargeOn::Accepted);
     let mut p = world.bound("acme");
     let id = submitted(&mut p, &message(b"old"));
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     assert_eq!(replace(&mut p, &id, &[b'l'; 200]), ROK);
-    wallet_is(&world, "998.40", "0.00");
+    wallet_is(&world, "acme", "998.40", "0.00");
     world.reconciles();
     assert_eq!(replace(&mut p, &id, b"new"), ROK);
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     world.reconciles();
     let mut smsc = script.bound();
     only(&mut smsc, &["new"]);
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     world.reconciles();
 }
 
@@ -918,7 +888,7 @@ fn what_was_sent_or_is_not_ones_own_cannot_be_replaced() {
     smsc.accept(&submit, "r1");
     world.state(&id, "sent");
     assert_eq!(replace(&mut p, &id, &[b'l'; 200]), too_late, "the SMSC has it");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     smsc.receipt("r1", "DELIVRD", "000");
     p.delivery();
     assert_eq!(replace(&mut p, &id, b"new"), too_late, "it is over");
@@ -927,7 +897,7 @@ fn what_was_sent_or_is_not_ones_own_cannot_be_replaced() {
         assert_eq!(status, CommandStatus::ESME_RINVMSGID, "{id}");
     }
     silent(&mut smsc);
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     world.reconciles();
 }
 
@@ -972,7 +942,7 @@ fn a_replacement_survives_a_restart() {
     assert_eq!(world.wallet("acme"), ("1000.00".into(), "1.60".into()));
     smsc.accept(&got, "r1");
     world.state(&id, "sent");
-    wallet_is(&world, "998.40", "0.00");
+    wallet_is(&world, "acme", "998.40", "0.00");
     silent(&mut smsc);
     world.reconciles();
 }
@@ -995,7 +965,7 @@ fn what_a_restart_has_read_back_can_be_cancelled_and_replaced() {
     let mut smsc = script.bound();
     only(&mut smsc, &["new"]);
     world.state(&gone, "DELETED");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     world.reconciles();
 }
 
@@ -1017,7 +987,7 @@ fn a_payload_is_replaced_as_a_whole() {
     assert_eq!(got.text(), "new");
     assert_eq!(tlv(&got, Tag::MESSAGE_PAYLOAD), None);
     smsc.accept(&got, "r1");
-    wallet_is(&world, "999.20", "0.00");
+    wallet_is(&world, "acme", "999.20", "0.00");
     world.reconciles();
 }
 
@@ -1035,7 +1005,7 @@ fn a_replacement_in_message_payload_arrives_whole() {
     assert_eq!(arrived.len(), text.len(), "what is paid for is sent");
     assert_eq!(arrived, text);
     smsc.accept(&got, "r1");
-    wallet_is(&world, "997.60", "0.00");
+    wallet_is(&world, "acme", "997.60", "0.00");
     world.reconciles();
 }
 

@@ -7,24 +7,19 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Got, Peer, Script, World, eventually, message};
+use common::{Got, Peer, Script, World, eventually, message, silent};
 use serde_json::json;
 use smsconnect::config::{self, Config};
 use smsconnect::smpp::{CommandId, CommandStatus, EsmClass, ShortMessage};
-use smsconnect::tools::smsc::SmscOptions;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
 
 fn scripted(change: impl FnOnce(&mut Config)) -> (World, Script, Peer) {
-    let script = Script::new();
-    let addr = script.addr();
-    let world = World::with(SmscOptions::default(), |c| {
-        c.upstream[0].address = vec![addr.to_string()];
+    let (world, script) = common::scripted(|c| {
         c.customer.deliver_retry_min_ms = 50;
         c.customer.deliver_retry_max_ms = 200;
         change(c);
     });
-    world.account("acme", "1000", json!({}));
     let smsc = script.bound();
     (world, script, smsc)
 }
@@ -68,19 +63,6 @@ fn waiting(world: &World) -> u64 {
 
 fn waiting_is(world: &World, n: u64) {
     eventually(&format!("{n} deliveries wait"), || waiting(world) == n);
-}
-
-/// Nothing comes but answers to enquire_link. Two of them: what the gateway writes in the same turn stands behind the first.
-fn silent(peer: &mut Peer) {
-    for _ in 0..2 {
-        peer.header(CommandId::ENQUIRE_LINK);
-        let got = peer.read().unwrap();
-        assert_eq!(
-            got.id,
-            CommandId::ENQUIRE_LINK_RESP,
-            "nothing else was due: {got:?}"
-        );
-    }
 }
 
 #[test]

@@ -8,20 +8,15 @@ use common::{Got, Peer, Script, World, eventually, message, receipt_text};
 use serde_json::json;
 use smsconnect::config::{self, Config};
 use smsconnect::smpp::{CommandId, CommandStatus, EsmClass, ShortMessage, Tag, Tlvs, put_tlv};
-use smsconnect::tools::smsc::SmscOptions;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
 
 fn scripted(change: impl FnOnce(&mut Config)) -> (World, Script, Peer) {
-    let script = Script::new();
-    let addr = script.addr();
-    let world = World::with(SmscOptions::default(), |c| {
-        c.upstream[0].address = vec![addr.to_string()];
+    let (world, script) = common::scripted(|c| {
         c.customer.deliver_retry_min_ms = 50;
         c.customer.deliver_retry_max_ms = 200;
         change(c);
     });
-    world.account("acme", "1000", json!({}));
     let smsc = script.bound();
     (world, script, smsc)
 }

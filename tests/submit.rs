@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Got, Peer, Script, World, eventually, message};
+use common::{Got, Peer, Script, World, eventually, linked, message};
 use serde_json::json;
 use smsconnect::config;
 use smsconnect::money::Money;
@@ -24,20 +24,6 @@ fn to(number: &str) -> ShortMessage<'_> {
         },
         ..message(b"x")
     }
-}
-
-/// A gateway whose SMSC is a script, one account with money, and both ends bound.
-fn scripted(change: impl FnOnce(&mut config::Config)) -> (World, Script, Peer, Peer) {
-    let script = Script::new();
-    let addr = script.addr();
-    let world = World::with(SmscOptions::default(), |c| {
-        c.upstream[0].address = vec![addr.to_string()];
-        change(c);
-    });
-    world.account("acme", "1000", json!({}));
-    let smsc = script.bound();
-    let customer = world.bound("acme");
-    (world, script, smsc, customer)
 }
 
 #[test]
@@ -243,7 +229,7 @@ fn every_field_that_is_wrong_has_the_status_of_its_name() {
             ROK,
         ),
     ];
-    let (world, _script, _smsc, mut p) = scripted(|_| {});
+    let (world, _script, _smsc, mut p) = linked(|_| {});
     for (what, change, status) in cases {
         let mut sm = message(b"x");
         change(&mut sm);
@@ -266,7 +252,7 @@ fn statuses_can_be_overridden() {
 
 #[test]
 fn national_numbers_are_completed_with_the_country_of_the_config() {
-    let (_world, _script, mut smsc, mut p) = scripted(|_| {});
+    let (_world, _script, mut smsc, mut p) = linked(|_| {});
     for written in [
         "0712345678",
         "712345678",
@@ -286,7 +272,7 @@ fn national_numbers_are_completed_with_the_country_of_the_config() {
 
 #[test]
 fn the_message_arrives_as_it_was_written_and_a_receipt_is_always_asked_for() {
-    let (_world, _script, mut smsc, mut p) = scripted(|_| {});
+    let (_world, _script, mut smsc, mut p) = linked(|_| {});
     let text: Vec<u8> = (0..=255u8).cycle().take(254).collect();
     let mut sm = message(&text);
     sm.registered_delivery.0 = 0;
@@ -315,7 +301,7 @@ fn priced(world: &World, p: &mut Peer, sm: &ShortMessage<'_>) -> String {
 
 #[test]
 fn segments_are_counted_from_coding_udh_sar_and_payload() {
-    let (world, _script, _smsc, mut p) = scripted(|_| {});
+    let (world, _script, _smsc, mut p) = linked(|_| {});
     let long = vec![b'a'; 254];
     let plain = |n: usize| message(&long[..n]);
     let mut payload = Vec::new();

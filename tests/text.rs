@@ -8,60 +8,22 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use common::{Got, Peer, Script, World, eventually, message, receipt, receipt_text, unhex};
+use common::{
+    Got, Peer, Script, World, linked, message, receipt, receipt_text, scripted, silent, unhex, wallet_is,
+};
 use serde_json::{Value, json};
-use smsconnect::config::{self, Alphabet, Config, LongMessages};
+use smsconnect::config::{self, Alphabet, LongMessages};
 use smsconnect::smpp::{
     self, Address, CommandId, CommandStatus, DataCoding, EsmClass, Npi, RegisteredDelivery, ShortMessage,
     Tag, Tlvs, Ton,
 };
-use smsconnect::tools::smsc::SmscOptions;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
 const UDHI: u8 = 0x40;
 const UCS2: u8 = 8;
 
-fn scripted(change: impl FnOnce(&mut Config)) -> (World, Script) {
-    let script = Script::new();
-    let addr = script.addr();
-    let world = World::with(SmscOptions::default(), |c| {
-        c.upstream[0].address = vec![addr.to_string()];
-        change(c);
-    });
-    world.account("acme", "1000", json!({}));
-    (world, script)
-}
-
-/// The same with the SMSC bound, and a customer.
-fn linked(change: impl FnOnce(&mut Config)) -> (World, Script, Peer, Peer) {
-    let (world, script) = scripted(change);
-    let smsc = script.bound();
-    let p = world.bound("acme");
-    (world, script, smsc, p)
-}
-
 fn linked_with(form: LongMessages) -> (World, Script, Peer, Peer) {
     linked(|c| c.upstream[0].long_messages = form)
-}
-
-/// Nothing comes but answers to enquire_link. Two of them: what the gateway writes in the same turn stands behind the first.
-fn silent(peer: &mut Peer) {
-    for _ in 0..2 {
-        peer.header(CommandId::ENQUIRE_LINK);
-        let got = peer.read().unwrap();
-        assert_eq!(
-            got.id,
-            CommandId::ENQUIRE_LINK_RESP,
-            "nothing else was due: {got:?}"
-        );
-    }
-}
-
-fn wallet_is(world: &World, account: &str, balance: &str, held: &str) {
-    let wanted = (balance.to_string(), held.to_string());
-    eventually(&format!("the wallet is {wanted:?}"), || {
-        world.wallet(account) == wanted
-    });
 }
 
 /// A text of the default alphabet in which no two parts look alike.

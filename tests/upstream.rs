@@ -6,34 +6,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Peer, Script, World, eventually, message, receipt, receipt_text};
+use common::{Peer, Script, World, eventually, message, receipt, receipt_text, scripted, silent};
 use serde_json::json;
-use smsconnect::config::{self, BindMode, Config, Unknown};
+use smsconnect::config::{self, BindMode, Unknown};
 use smsconnect::smpp::{Address, CommandId, CommandStatus, Npi, ShortMessage, Ton};
 use smsconnect::tools::smsc::SmscOptions;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
-
-fn scripted(change: impl FnOnce(&mut Config)) -> (World, Script) {
-    let script = Script::new();
-    let addr = script.addr();
-    let world = World::with(SmscOptions::default(), |c| {
-        c.upstream[0].address = vec![addr.to_string()];
-        change(c);
-    });
-    world.account("acme", "1000", json!({}));
-    (world, script)
-}
-
-fn silent(peer: &mut Peer) {
-    peer.header(CommandId::ENQUIRE_LINK);
-    let got = peer.read().unwrap();
-    assert_eq!(
-        got.id,
-        CommandId::ENQUIRE_LINK_RESP,
-        "nothing else was due: {got:?}"
-    );
-}
 
 #[test]
 fn throttling_is_retried_with_a_pause_until_it_passes() {

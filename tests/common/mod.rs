@@ -214,6 +214,54 @@ pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
+/// A gateway whose SMSC is a script, and a customer with money.
+pub fn scripted(change: impl FnOnce(&mut Config)) -> (World, Script) {
+    let script = Script::new();
+    let addr = script.addr();
+    let world = World::with(SmscOptions::default(), |c| {
+        c.upstream[0].address = vec![addr.to_string()];
+        change(c);
+    });
+    world.account("acme", "1000", json!({}));
+    (world, script)
+}
+
+/// The same with the SMSC bound, and the customer.
+pub fn linked(change: impl FnOnce(&mut Config)) -> (World, Script, Peer, Peer) {
+    both_bound(scripted(change))
+}
+
+pub fn both_bound((world, script): (World, Script)) -> (World, Script, Peer, Peer) {
+    let smsc = script.bound();
+    let customer = world.bound("acme");
+    (world, script, smsc, customer)
+}
+
+/// Nothing comes but answers to enquire_link. Two of them: what the gateway writes in the same turn stands behind the first.
+pub fn silent(peer: &mut Peer) {
+    for _ in 0..2 {
+        peer.header(CommandId::ENQUIRE_LINK);
+        let mut got = peer.read().unwrap();
+        // Answers to what this peer has delivered itself may stand before.
+        while got.id == CommandId::DELIVER_SM_RESP {
+            got = peer.read().unwrap();
+        }
+        assert_eq!(
+            got.id,
+            CommandId::ENQUIRE_LINK_RESP,
+            "nothing else was due: {got:?}"
+        );
+    }
+}
+
+/// Waits for a balance and what is held of it.
+pub fn wallet_is(world: &World, account: &str, balance: &str, held: &str) {
+    let wanted = (balance.to_string(), held.to_string());
+    eventually(&format!("the wallet is {wanted:?}"), || {
+        world.wallet(account) == wanted
+    });
+}
+
 pub fn admin(socket: &PathBuf, method: &str, params: Value) -> Result<Value, String> {
     let mut stream = UnixStream::connect(socket).map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(WAIT)).unwrap();
