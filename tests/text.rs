@@ -747,6 +747,19 @@ fn inbound_text_comes_in_the_customers_alphabet_whatever_the_smscs_is() {
 }
 
 #[test]
+fn parts_of_which_one_is_ucs2_are_joined_in_ucs2() {
+    let (_world, _script, mut smsc, mut p) = linked(|c| {
+        c.upstream[0].default_alphabet = Alphabet::Latin1;
+        c.inbound = vec![rule(None, "acme", true)];
+    });
+    part_comes(&mut smsc, 2, 1, b"caf\xe9 ");
+    part_comes(&mut smsc, 2, 2, b"gar\xe7on");
+    let got = p.delivery();
+    assert_eq!(got.sm().data_coding, DataCoding(UCS2));
+    assert_eq!(got.sm().short_message, utf16("caf\u{e9} gar\u{e7}on"));
+}
+
+#[test]
 fn an_upstream_of_3_3_gets_no_optional_parameters() {
     let (_world, _script, mut smsc, mut p) = linked(|c| c.upstream[0].interface_version = 0x33);
     let mut tlvs = Vec::new();

@@ -257,6 +257,8 @@ pub enum UpEvent {
     Held(MessageKey, Piece),
     /// Written, never answered, and to be failed.
     Abandoned(MessageKey, Piece),
+    /// Written and never answered, and to be sent again: from now on nobody can say that it was not sent.
+    Again(MessageKey),
     /// A receipt; the token comes back with the answer.
     Receipt(u64, UpReceipt),
     /// A mobile-originated message, and which part of one it is; the token comes back with the answer.

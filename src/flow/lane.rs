@@ -1,6 +1,6 @@
 //! One upstream's lane: what waits for it, how fast it may go, and what becomes of messages it did not take.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -135,8 +135,6 @@ struct Lane {
     gone: usize,
     /// Looked at by the search for another route that is under way, and not movable: older than everything in `queue`.
     stay: VecDeque<MessageKey>,
-    /// How often those of `stay` and `backlog` that were written before, and never answered, were: none of them is unsent.
-    written: HashMap<MessageKey, u32>,
     /// What that search has still to look at.
     search: Option<usize>,
     /// Next free instant of the pacer, microseconds since the epoch.
@@ -377,12 +375,8 @@ impl Upstream {
     pub(super) fn push_loaded(&self, messages: impl IntoIterator<Item = Outgoing>, gone: usize) {
         let mut lane = lock(&self.lane);
         let before = lane.queue.len();
-        for mut message in messages {
-            message.unanswered = lane.written.remove(&message.key).unwrap_or(0);
+        for message in messages {
             lane.append(message);
-        }
-        if lane.backlog.is_empty() && lane.stay.is_empty() {
-            lane.written.clear();
         }
         lane.gone = lane.gone.saturating_sub(gone);
         let added = lane.queue.len() - before;
@@ -413,8 +407,7 @@ impl Upstream {
                     Some(id) => found.messages.push((id, message)),
                     None => {
                         found.stored.push(message.key);
-                        let key = lane.key_of(&message);
-                        lane.stay.push_back(key);
+                        lane.stay.push_back(message.key);
                     }
                 }
             } else if let Some(key) = lane.backlog.pop_front() {
@@ -441,10 +434,10 @@ impl Upstream {
         Some(found)
     }
 
-    /// Takes those of `keys` away that wait here in memory, or what does of their parts. The others are in a bind's hands.
-    pub(super) fn withdraw(&self, keys: &HashSet<MessageKey>) -> Vec<Outgoing> {
+    /// Takes away what waits here in memory and is `wanted`: whole messages, or parts. The rest is in a bind's hands.
+    pub(super) fn withdraw(&self, wanted: impl Fn(&Outgoing) -> bool) -> Vec<Outgoing> {
         let mut lane = lock(&self.lane);
-        let at = |(i, m): (usize, &Outgoing)| keys.contains(&m.key).then_some(i);
+        let at = |(i, m): (usize, &Outgoing)| wanted(m).then_some(i);
         let places: Vec<usize> = lane.queue.iter().enumerate().filter_map(at).collect();
         let mut found = Vec::with_capacity(places.len());
         if places.len() <= FEW {
@@ -455,7 +448,7 @@ impl Upstream {
         } else {
             let mut keep = VecDeque::with_capacity(lane.queue.len());
             for m in lane.queue.drain(..) {
-                if keys.contains(&m.key) {
+                if wanted(&m) {
                     found.push(m);
                 } else {
                     keep.push_back(m);
@@ -465,14 +458,9 @@ impl Upstream {
         }
         let octets: usize = found.iter().map(|m| m.message.record().len()).sum();
         lane.octets = lane.octets.saturating_sub(octets);
-        let refused = lane.retry.extract_if(.., |(_, key, _), _| keys.contains(key));
+        let refused = lane.retry.extract_if(.., |_, m| wanted(m));
         let refused: Vec<Outgoing> = refused.map(|(_, m)| m).collect();
         found.into_iter().chain(refused).collect()
-    }
-
-    /// Whether a message that waits in the store was written before, and never answered: the SMSC may have it.
-    pub(super) fn was_written(&self, key: MessageKey) -> bool {
-        lock(&self.lane).written.contains_key(&key)
     }
 
     /// Keys of everything that waits here, for a search through it.
@@ -528,7 +516,6 @@ impl Upstream {
         taken
     }
 
-    /// When the pacer lets the next one through, if not now.
     /// Lets one PDU more through, for a message that is written in several: `Err` says when.
     ///
     /// # Errors
@@ -547,6 +534,7 @@ impl Upstream {
         }
     }
 
+    /// When the pacer lets the next one through, if not now.
     fn pace(&self, lane: &mut Lane, now_ms: u64) -> Option<u64> {
         if self.options.tps == 0 {
             return None;
@@ -646,22 +634,13 @@ impl Lane {
             return;
         }
         let mut all = std::mem::take(&mut self.stay);
-        let queue = std::mem::take(&mut self.queue);
-        all.extend(queue.iter().map(|m| self.key_of(m)));
+        all.extend(self.queue.drain(..).map(|m| m.key));
         // Parts of one message stand together and become one: the whole is cut anew when it is read back.
         let mut last = None;
         all.retain(|key| last.replace(*key) != Some(*key));
         self.octets = 0;
         all.append(&mut self.backlog);
         self.backlog = all;
-    }
-
-    /// The key that a message leaves behind where it waits in the store from now on.
-    fn key_of(&mut self, message: &Outgoing) -> MessageKey {
-        if message.unanswered > 0 {
-            self.written.insert(message.key, message.unanswered);
-        }
-        message.key
     }
 
     fn idles(&mut self, bind: u16) {
@@ -784,30 +763,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_remembered_while_it_waits_in_the_store() {
-        let u = upstream(10, 0);
-        let mut written = message(1);
-        written.unanswered = 1;
-        assert!(u.push([written, message(2)]).is_empty());
-        u.search();
-        while u.reroute(1, |_| None).is_some() {}
-        assert!(u.was_written(MessageKey(1)) && !u.was_written(MessageKey(2)));
-        assert_eq!(u.refill(10), [1, 2].map(MessageKey));
-        u.push_loaded([message(1), message(2)], 0);
-        let again: Vec<u32> = u.take(0, 2, 0).out.iter().map(|m| m.unanswered).collect();
-        assert_eq!(again, [1, 0]);
-        assert!(!u.was_written(MessageKey(1)));
-    }
-
-    #[test]
     fn what_waits_in_memory_can_be_withdrawn() {
         let u = upstream(2, 0);
         assert_eq!(u.push((0..5).map(message)).len(), 3);
         u.retry(message(9), 0);
         let in_hand = u.take(0, 1, 0).out;
         assert_eq!(in_hand.len(), 1);
-        let wanted: HashSet<_> = [0, 1, 4, 9, 77].map(MessageKey).into();
-        let mut got: Vec<_> = u.withdraw(&wanted).into_iter().map(|m| m.key).collect();
+        let wanted: BTreeSet<_> = [0, 1, 4, 9, 77].map(MessageKey).into();
+        let mut got: Vec<_> = u
+            .withdraw(|m| wanted.contains(&m.key))
+            .into_iter()
+            .map(|m| m.key)
+            .collect();
         got.sort();
         assert_eq!(
             got,

@@ -167,7 +167,7 @@ pub(super) fn shape(
 
 /// Whether the customer has cut it from a longer message.
 fn is_part(parts: &Parts<'_>, body: &Body<'_>) -> bool {
-    udh::concat(body.header).is_some() || sar_of(parts).is_some()
+    udh::concat(body.header).is_some_and(|c| c.total > 1) || sar_of(parts).is_some()
 }
 
 /// A message whose data_coding is 0, from one alphabet into another, or into UCS-2 where that lacks a character; `None`: it is
@@ -236,6 +236,9 @@ pub(super) fn pieces(message: &Message, key: u64, form: &Form) -> Option<Vec<(Pi
             .map(|(piece, part)| (piece, written_in(form.alphabet, part)))
             .collect();
     }
+    if form.bare {
+        out = out.into_iter().map(|(piece, m)| (piece, stripped(m))).collect();
+    }
     Some(out)
 }
 
@@ -264,6 +267,39 @@ fn written_in(alphabet: Charset, message: Message) -> Message {
     Message::new(&Rewritten::new(&parts, dcs, body.header, &octets, body.payload).parts(&parts))
 }
 
+/// Without optional parameters; a text that is in one moves. What does not fit a short_message stays where it is, for the
+/// SMSC to refuse.
+fn stripped(message: Message) -> Message {
+    let parts = message.parts();
+    let body = Body::of(&parts);
+    if parts.tlvs.is_empty() || body.header.len() + body.text.len() > SHORT_MAX {
+        return message;
+    }
+    Message::new(&Parts {
+        text: &[body.header, body.text].concat(),
+        tlvs: &[],
+        ..parts
+    })
+}
+
+/// A part that has outgrown a short_message as UCS-2, in a smaller alphabet again.
+pub(super) fn squeezed(message: Message, alphabet: Charset) -> Message {
+    let parts = message.parts();
+    if parts.text.len() <= SHORT_MAX || parts.flags.data_coding != UCS2 {
+        return message;
+    }
+    let body = Body::of(&parts);
+    let octets = with_question_marks(alphabet, &Charset::Ucs2.decode(body.text));
+    Message::new(&Parts {
+        flags: Flags {
+            data_coding: 0,
+            ..parts.flags
+        },
+        text: &[body.header, &octets].concat(),
+        ..parts
+    })
+}
+
 fn with_question_marks(alphabet: Charset, text: &str) -> Vec<u8> {
     let known = |c: char| alphabet.encode(c.encode_utf8(&mut [0; 4])).is_some();
     let text: String = text.chars().map(|c| if known(c) { c } else { '?' }).collect();
@@ -283,11 +319,6 @@ fn cut(parts: &Parts<'_>, key: u64, form: LongMessages) -> Option<Vec<(Piece, Me
                 with_udh(parts, &body, body.text, reference, total, part)
             }
             LongMessages::Sar if sar.is_none() => with_sar(parts, &body, body.text, reference, total, part),
-            // It has its header; in message_payload it came only by way of the customer's taste.
-            LongMessages::Udh if body.payload && body.header.len() + body.text.len() <= SHORT_MAX => {
-                let one = Rewritten::new(parts, parts.flags.data_coding, body.header, body.text, false);
-                Message::new(&one.parts(parts))
-            }
             _ => return None,
         };
         return Some(vec![(Piece::WHOLE, one)]);
@@ -572,7 +603,15 @@ mod tests {
         });
         let part = pieces(&m, 7, &bare).unwrap();
         assert_eq!(part[0].1.parts().text, b"\x05\x00\x03\x09\x02\x01part");
-        for (_, m) in cut.iter().chain(&one).chain(&part) {
+        let mut tlvs = Vec::new();
+        smpp::put_tlv(&mut tlvs, Tag::SAR_TOTAL_SEGMENTS, &[1]);
+        let m = Message::new(&Parts {
+            tlvs: &tlvs,
+            ..text(0, b"alone")
+        });
+        let alone = pieces(&m, 7, &bare).unwrap();
+        assert_eq!(alone[0].1.parts().text, b"alone");
+        for (_, m) in cut.iter().chain(&one).chain(&part).chain(&alone) {
             assert!(m.parts().tlvs.is_empty());
         }
     }

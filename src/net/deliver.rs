@@ -41,7 +41,7 @@ impl How {
 /// A session that cannot be sent message_payload gets a long inbound message in parts: all but the last of them. The answer to
 /// the last counts for the whole.
 pub(super) fn early_parts(item: &OutItem, how: How) -> Vec<OutItem> {
-    let mut parts = cut_for(&shown(item, how), how.tlvs);
+    let mut parts = cut_for(&shown(item, how), how);
     parts.pop();
     parts
 }
@@ -49,7 +49,7 @@ pub(super) fn early_parts(item: &OutItem, how: How) -> Vec<OutItem> {
 /// Writes an item, or its last part where [`early_parts`] gave the others.
 pub(super) fn write_last(out: &mut Vec<u8>, sequence: u32, item: &OutItem, how: How) {
     let item = shown(item, how);
-    match cut_for(&item, how.tlvs).pop() {
+    match cut_for(&item, how).pop() {
         Some(last) => write(out, sequence, &last, how),
         None => write(out, sequence, &item, how),
     }
@@ -69,24 +69,29 @@ fn shown(item: &OutItem, how: How) -> Cow<'_, OutItem> {
     Cow::Borrowed(item)
 }
 
-fn cut_for(item: &OutItem, tlvs: bool) -> Vec<OutItem> {
+fn cut_for(item: &OutItem, how: How) -> Vec<OutItem> {
     let Payload::Inbound(message) = &item.payload else {
         return Vec::new();
     };
     let parts = message.parts();
     let long = parts.text.len() > SHORT_MAX || parts.text.is_empty() && !parts.tlvs.is_empty();
-    if tlvs || !long {
+    if how.tlvs || !long {
         return Vec::new();
     }
     let form = Form {
         long_messages: LongMessages::Udh,
         ..Form::default()
     };
+    let alphabet = if how.latin1 {
+        Charset::Latin1
+    } else {
+        Charset::Gsm7
+    };
     convert::pieces(message, item.pos.0, &form)
         .unwrap_or_default()
         .into_iter()
         .map(|(_, part)| OutItem {
-            payload: Payload::Inbound(part),
+            payload: Payload::Inbound(convert::squeezed(part, alphabet)),
             ..item.clone()
         })
         .collect()

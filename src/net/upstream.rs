@@ -651,7 +651,12 @@ impl Served<'_> {
         self.again_ms = None;
         let link = self.link;
         let upstream = &link.options.upstream;
-        if !self.sending || self.ending.is_some() || link.stop.is_cancelled() || conn.pending() > OUT_MAX {
+        if !self.sending || self.ending.is_some() || link.stop.is_cancelled() {
+            // Nothing more is written: parts that waited for their turn go back, so that the end need not wait for them.
+            let parts = self.parts.drain(..).collect();
+            return self.unsent(parts);
+        }
+        if conn.pending() > OUT_MAX {
             return;
         }
         let free = self.session.free().min(self.room()).saturating_sub(self.marked);
@@ -682,7 +687,7 @@ impl Served<'_> {
     fn write_all(&mut self, messages: Vec<Outgoing>, conn: &mut Connection, now: u64) {
         let mut back = Vec::new();
         // Each message has a place in the window and a turn of the pacer; its further parts need their own.
-        let mut spare = self.room().saturating_sub(messages.len());
+        let mut spare = self.room().saturating_sub(messages.len() + self.marked);
         for message in messages {
             let cut = self.cut(&message);
             match cut {
@@ -869,7 +874,10 @@ impl Served<'_> {
     /// Written and never answered: what `unknown_outcome` says. Back if it is to be sent again.
     fn unanswered(&mut self, message: Outgoing) -> Option<Outgoing> {
         match self.link.options.upstream.unanswered(message) {
-            Ok(again) => Some(again),
+            Ok(again) => {
+                self.events.push(UpEvent::Again(again.key));
+                Some(again)
+            }
             Err(event) => {
                 self.events.push(event);
                 None

@@ -46,6 +46,9 @@ pub struct Open {
     pub captured: Money,
     /// It waits in the store, not in a lane's memory.
     pub stored: bool,
+    /// It was written and never answered, and is to be sent again: the SMSC may have it. In memory only, see
+    /// [`super::Engine`]'s `unsure_before`.
+    pub written: bool,
     /// Price of all segments.
     pub price: Money,
     /// Accepted, ms since the epoch.
@@ -163,6 +166,7 @@ impl Book {
                 provisional_err: 0,
                 captured,
                 stored: false,
+                written: false,
                 price: a.price,
                 at_ms: a.at_ms,
                 expires_ms: a.expires_ms,
@@ -185,6 +189,13 @@ impl Book {
     pub fn moved(&mut self, key: MessageKey, upstream: UpstreamId) {
         if let Some(o) = self.open.get_mut(&key.0) {
             o.upstream = upstream;
+        }
+    }
+
+    /// It was written, and never answered.
+    pub fn written(&mut self, key: MessageKey) {
+        if let Some(open) = self.open.get_mut(&key.0) {
+            open.written = true;
         }
     }
 

@@ -20,6 +20,8 @@ const JOINED_KEEP_MS: u64 = 30_000;
 const WORD_MAX: usize = 160;
 /// Set in esm_class where a user data header begins the text.
 const UDHI: u8 = 0x40;
+/// data_coding of UCS-2.
+const UCS2: u8 = 8;
 /// sar_msg_ref_num, sar_total_segments, sar_segment_seqnum.
 const SAR: [u16; 3] = [0x020C, 0x020E, 0x020F];
 
@@ -137,19 +139,42 @@ impl<S: Store> Engine<S> {
         };
         let first_header = *first_header;
         let head = first.parts();
+        // An upstream's own alphabet may have made UCS-2 of some parts: then all of it is.
+        let mixed = joining
+            .parts
+            .values()
+            .any(|(_, part, _)| part.flags().data_coding != head.flags.data_coding);
+        let body = |part: &Message, f: &Fragment| -> Option<Vec<u8>> {
+            let octets = part
+                .parts()
+                .text
+                .get(usize::from(f.header)..)
+                .unwrap_or(&[])
+                .to_vec();
+            let from = match part.flags().data_coding {
+                _ if !mixed => return Some(octets),
+                0 => Charset::Gsm7,
+                UCS2 => return Some(octets),
+                _ => return None,
+            };
+            Charset::Ucs2.encode(&from.decode(&octets))
+        };
+        let bodies: Option<Vec<Vec<u8>>> = joining.parts.values().map(|(_, p, f)| body(p, f)).collect();
+        let Some(bodies) = bodies else {
+            return self.deliver_parts(joining, now);
+        };
+        let data_coding = if mixed { UCS2 } else { head.flags.data_coding };
         // What else is in the header of the first part belongs to the whole: ports, for one.
         let header = head.text.get(..usize::from(first_header)).unwrap_or(&[]);
         let mut text = udh::without_concat(header);
         let udhi = if text.is_empty() { 0 } else { UDHI };
         let kept = text.len();
-        for (_, part, fragment) in joining.parts.values() {
-            let body = part.parts().text;
-            text.extend_from_slice(body.get(usize::from(fragment.header)..).unwrap_or(&[]));
-        }
+        text.extend(bodies.into_iter().flatten());
         let tlvs = retain_tlvs(head.tlvs, |tag| !SAR.contains(&tag));
         let whole = Message::new(&Parts {
             flags: Flags {
                 esm_class: head.flags.esm_class & !UDHI | udhi,
+                data_coding,
                 ..head.flags
             },
             text: &text,
@@ -157,7 +182,7 @@ impl<S: Store> Engine<S> {
             ..head
         });
         // A rule for its first word may not want it joined: it sees the parts then.
-        let owner = self.owner_of(head.dest, text.get(kept..).unwrap_or(&[]), head.flags.data_coding);
+        let owner = self.owner_of(head.dest, text.get(kept..).unwrap_or(&[]), data_coding);
         if !owner.is_none_or(|(_, join)| join) {
             return self.deliver_parts(joining, now);
         }

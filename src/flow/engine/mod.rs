@@ -131,6 +131,8 @@ pub struct Engine<S> {
     turn: u64,
     rate: Rate,
     unclean: bool,
+    /// After a crash: messages before this one may have been written without a trace.
+    unsure_before: Option<MessageKey>,
     /// A read that failed where its caller could not be told so: the turn ends with it.
     failed: Option<StoreError>,
     /// Sealing waits for receipts that are in customers' hands.
@@ -206,6 +208,9 @@ impl<S: Store> Engine<S> {
             turn: 0,
             rate: Rate::default(),
             unclean: owned.unclean,
+            unsure_before: owned
+                .unclean
+                .then(|| MessageKey::new(owned.fence.shard, owned.fence.epoch, 0)),
             failed: None,
             seal_waits: false,
         };

@@ -215,8 +215,14 @@ impl<S: Store> Engine<S> {
             else {
                 continue;
             };
-            match self.gateway.upstream(open.upstream) {
-                Some(lane) if open.stored => out.extend((!lane.was_written(*key)).then_some(*key)),
+            let lane = self.gateway.upstream(open.upstream);
+            // After a crash nobody knows what had been written, where that is not marked on record.
+            let unsure = self.unsure_before.is_some_and(|first| *key < first);
+            if open.written || unsure && lane.is_some_and(|l| !l.marks_before_sending()) {
+                continue;
+            }
+            match lane {
+                Some(_) if open.stored => out.push(*key),
                 Some(_) => {
                     waiting.entry(open.upstream).or_default().insert(*key);
                 }
@@ -229,16 +235,16 @@ impl<S: Store> Engine<S> {
                 continue;
             };
             let mut found: BTreeMap<MessageKey, Vec<Outgoing>> = BTreeMap::new();
-            for message in lane.withdraw(&keys) {
+            for message in lane.withdraw(|m| m.unanswered == 0 && keys.contains(&m.key)) {
                 found.entry(message.key).or_default().push(message);
             }
             let mut back = Vec::new();
             for (key, parts) in found {
-                // Cut in parts it counts only if none of them is out; one that was never answered may be with the SMSC.
+                // Cut in parts it counts only if none of them is out.
                 let all = parts
                     .first()
                     .is_some_and(|m| m.piece.whole() || parts.len() >= usize::from(m.piece.of));
-                if all && parts.iter().all(|m| m.unanswered == 0) {
+                if all {
                     out.push(key);
                 } else {
                     back.extend(parts);

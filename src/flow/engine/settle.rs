@@ -1,6 +1,5 @@
 //! Submits go on record, and what upstreams report about messages becomes events.
 
-use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -81,6 +80,7 @@ impl<S: Store> Engine<S> {
                     self.over(key, piece, Final::Rejected, err, false, now);
                 }
                 UpEvent::Expired(key, piece) => self.over(key, piece, Final::Expired, 0, false, now),
+                UpEvent::Again(key) => self.book.written(key),
                 UpEvent::Abandoned(key, piece) => {
                     self.over(key, piece, Final::Undeliverable, 0, false, now);
                 }
@@ -156,9 +156,7 @@ impl<S: Store> Engine<S> {
         if open.phase == Phase::Queued
             && let Some(lane) = self.gateway.upstream(open.upstream)
         {
-            let mut waiting = lane.withdraw(&HashSet::from([key]));
-            waiting.retain(|m| m.piece != piece);
-            lane.unsent(waiting.into_iter());
+            let _over = lane.withdraw(|m| m.key == key && m.piece == piece);
         }
         self.sent(upstream, key, piece, smsc_id, now);
     }

@@ -97,7 +97,11 @@ impl<S: Store> Engine<S> {
     /// the message comes back to the lane.
     fn expire_unsent(&mut self, upstream: UpstreamId, mut keys: HashSet<MessageKey>, now: u64) {
         let mut ended: Vec<(MessageKey, Piece)> = match self.gateway.upstream(upstream) {
-            Some(u) => u.withdraw(&keys).iter().map(|m| (m.key, m.piece)).collect(),
+            Some(u) => u
+                .withdraw(|m| keys.contains(&m.key))
+                .iter()
+                .map(|m| (m.key, m.piece))
+                .collect(),
             None => keys.iter().map(|k| (*k, Piece::WHOLE)).collect(),
         };
         ended.sort_unstable();
@@ -318,7 +322,7 @@ impl<S: Store> Engine<S> {
                         at_ms: open.at_ms,
                         expires_ms: open.expires_ms,
                         attempts: 0,
-                        unanswered: 0,
+                        unanswered: u32::from(open.written),
                         segments: open.segments,
                         message,
                     });
