@@ -22,7 +22,7 @@ pub(super) struct CtlArgs {
     /// Print the result as one line of JSON
     #[arg(long)]
     json: bool,
-    /// NOUN VERB [ARGS]: --key value, key=value, or the usual arguments in their order
+    /// NOUN VERB and ARGS: --key value, key=value, or the usual arguments in their order
     #[arg(required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true, value_name = "NOUN VERB [ARGS]")]
     words: Vec<String>,
 }

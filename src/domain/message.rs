@@ -146,7 +146,7 @@ const FIELD_MAX: usize = 0x7F;
 /// The same layout is stored (see [`Message::record`]), so taking a message from the store copies it once.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
-    /// flags (10) | source len | dest len | service_type len (bit 7: extended) | text len (u32 LE) | [sibling] | source | dest |
+    /// flags (10) | source len | dest len | service_type len (bit 7: extended) | text len (u32 LE) | sibling? | source | dest |
     /// service_type | text | TLVs
     record: Box<[u8]>,
 }
@@ -289,7 +289,7 @@ impl fmt::Debug for Message {
 /// What is kept of a message while its receipt is awaited: the addresses and the first 20 octets of its text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Stub {
-    /// source ton, npi, dest ton, npi, data_coding, source len, dest len (bit 7: extended) | [sibling] | source | dest | text
+    /// source ton, npi, dest ton, npi, data_coding, source len, dest len (bit 7: extended) | sibling? | source | dest | text
     record: Box<[u8]>,
 }
 
