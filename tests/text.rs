@@ -17,6 +17,7 @@ use smsconnect::smpp::{
     self, Address, CommandId, CommandStatus, DataCoding, EsmClass, Npi, RegisteredDelivery, ShortMessage,
     Tag, Tlvs, Ton,
 };
+use smsconnect::text::gsm7;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
 const UDHI: u8 = 0x40;
@@ -757,6 +758,27 @@ fn parts_of_which_one_is_ucs2_are_joined_in_ucs2() {
     let got = p.delivery();
     assert_eq!(got.sm().data_coding, DataCoding(UCS2));
     assert_eq!(got.sm().short_message, utf16("caf\u{e9} gar\u{e7}on"));
+}
+
+#[test]
+fn a_receipt_is_read_whether_its_smsc_packs_it_or_not() {
+    let (_world, _script, mut smsc, mut p) =
+        linked(|c| c.upstream[0].default_alphabet = Alphabet::Gsm7Packed);
+    for (id, packed) in [("s1", true), ("s2", false)] {
+        p.submit(&message(b"x"));
+        let got = smsc.expect(CommandId::SUBMIT_SM);
+        smsc.accept(&got, id);
+        let text = receipt_text(id, "DELIVRD", "000").into_bytes();
+        let octets = if packed { gsm7::pack(&text, 0) } else { text };
+        comes(
+            &mut smsc,
+            &ShortMessage {
+                short_message: &octets,
+                ..receipt("")
+            },
+        );
+        assert!(p.delivery().text().contains("stat:DELIVRD"));
+    }
 }
 
 #[test]

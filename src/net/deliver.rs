@@ -7,7 +7,7 @@ use crate::smpp::{
     self, Address, CommandId, DataCoding, DataSm, EsmClass, MessageState, Npi, ReceiptText,
     RegisteredDelivery, ShortMessage, Tag, Tlvs, Ton,
 };
-use crate::text::{Charset, udh};
+use crate::text::{Charset, gsm7, udh};
 use std::borrow::Cow;
 
 /// esm_class of a delivery receipt (SMPP 3.4 §5.2.12).
@@ -254,9 +254,26 @@ pub(super) enum Delivered {
 /// Longest SMSC id that is taken (SMPP 3.4 §5.2.23: 65 octets with the NUL).
 const ID_MAX: usize = 65;
 
+/// The text of a receipt that an SMSC has packed like everything else; `None`: it has not, as most have not where they pack
+/// messages.
+fn unpacked(sm: &ShortMessage<'_>, alphabet: Charset) -> Option<Vec<u8>> {
+    let is_receipt = sm.esm_class.is_receipt() || sm.esm_class.is_intermediate();
+    if alphabet != Charset::Gsm7Packed || !is_receipt || sm.data_coding.0 != 0 {
+        return None;
+    }
+    let text = gsm7::unpack(sm.short_message, 0);
+    let says = |text: &[u8]| text.windows(5).any(|w| w.eq_ignore_ascii_case(b"stat:"));
+    (says(&text) && !says(sm.short_message)).then_some(text)
+}
+
 /// Tells receipts from inbound messages.
 pub(super) fn read(sm: &ShortMessage<'_>, maps: &ReceiptMaps, alphabet: Charset) -> Delivered {
-    let Some(receipt) = smpp::parse_receipt(sm) else {
+    let plain = unpacked(sm, alphabet);
+    let as_text = ShortMessage {
+        short_message: plain.as_deref().unwrap_or(sm.short_message),
+        ..*sm
+    };
+    let Some(receipt) = smpp::parse_receipt(&as_text) else {
         let f = Flags {
             source_ton: sm.source.ton.0,
             source_npi: sm.source.npi.0,
