@@ -1084,6 +1084,22 @@ fn an_smsc_may_deliver_with_data_sm() {
 // ---- To the customer ----
 
 #[test]
+fn who_has_to_show_a_certificate_is_not_called_in_plain_text() {
+    let (world, _script) = waiting(|_| {});
+    let set = |field: &str, value: serde_json::Value| {
+        world.admin("account.update", json!({"account": "acme", field: value}))
+    };
+    set("certificates", json!(["ab".repeat(32)])).unwrap();
+    assert_eq!(set("outbind", json!("127.0.0.1:9")).unwrap_err(), "E_STATE");
+    set("certificates", json!([])).unwrap();
+    set("outbind", json!("127.0.0.1:9")).unwrap();
+    assert_eq!(
+        set("certificates", json!(["ab".repeat(32)])).unwrap_err(),
+        "E_STATE"
+    );
+}
+
+#[test]
 fn a_customer_who_is_away_is_called_by_outbind() {
     let (world, _script, mut smsc, p) = linked(|_| {});
     drop(p);

@@ -57,6 +57,7 @@ pub(super) async fn create(context: &Context, params: Value) -> Result<Value, Fa
     wanted.apply(&mut account);
     p.done()?;
     let (password, generated) = secret(given)?;
+    called_in_the_open(&account).map_err(|why| Fault::validation("outbind", why))?;
     account.password_hash = hash(password.clone()).await?;
     let ControlReply::Account(account) = context.control(Control::CreateAccount(Box::new(account))).await?
     else {
@@ -216,13 +217,6 @@ fn fields(context: &Context, p: &mut Params, f: &mut Fields) -> Result<(), Fault
         ));
     }
     f.certificates = p.list("certificates")?;
-    let given = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|w| !w.is_empty());
-    if f.outbind.as_ref().is_some_and(|o| !o.is_empty()) && given(&f.certificates) {
-        return Err(Fault::validation(
-            "outbind",
-            "outbind is plain text: not for an account that has to show a certificate",
-        ));
-    }
     let hex = |c: &String| c.chars().filter(|c| *c != ':').all(|c| c.is_ascii_hexdigit());
     let digits = |c: &String| c.chars().filter(char::is_ascii_hexdigit).count();
     if f.certificates
@@ -277,12 +271,21 @@ pub(super) async fn update(context: &Context, params: Value) -> Result<Value, Fa
             return Err(ControlError::State("the account is closed"));
         }
         wanted.apply(account);
+        called_in_the_open(account).map_err(ControlError::State)?;
         if let Some(hash) = password_hash {
             account.password_hash = hash;
         }
         Ok(())
     };
     changed(context, state.id, Box::new(change)).await
+}
+
+/// outbind and what follows it are plain text.
+fn called_in_the_open(account: &Account) -> Result<(), &'static str> {
+    if account.outbind.is_empty() || account.certificates.is_empty() {
+        return Ok(());
+    }
+    Err("outbind is plain text: not for an account that has to show a certificate")
 }
 
 /// Makes a change and shows the account as it is then.
