@@ -344,6 +344,9 @@ fn the_window_starts_small_grows_with_quick_answers_and_shrinks_when_throttled()
 fn a_delivery_that_meets_our_unbind_is_asked_for_again() {
     let (world, script) = scripted(|_| {});
     let mut smsc = script.bound();
+    eventually("bound", || {
+        world.admin("upstream.list", json!({})).unwrap()["items"][0]["bound"] == 1
+    });
     world.admin("upstream.disable", json!({"name": "sim"})).unwrap();
     smsc.expect(CommandId::UNBIND);
     let text = receipt_text("late", "DELIVRD", "000");
