@@ -80,16 +80,7 @@ pub(super) fn of_data<'a>(data: &DataSm<'a>) -> Result<ShortMessage<'a>, Fault> 
     if data.dest.addr.len() > ADDRESS_MAX {
         return Err(Fault::Field(CommandStatus::ESME_RINVDSTADR));
     }
-    Ok(ShortMessage {
-        service_type: data.service_type,
-        source: data.source,
-        dest: data.dest,
-        esm_class: data.esm_class,
-        registered_delivery: data.registered_delivery,
-        data_coding: data.data_coding,
-        tlvs: data.tlvs,
-        ..ShortMessage::default()
-    })
+    Ok(data.as_short_message())
 }
 
 /// Octets of an address of submit_sm without its NUL.

@@ -553,16 +553,7 @@ impl Served<'_> {
 
     /// Some SMSCs deliver with data_sm (SMPP 3.4 §4.7): the text is in message_payload, receipts are told by esm_class as ever.
     fn data_sm(&mut self, sequence: u32, body: &[u8], out: &mut Vec<u8>) {
-        let read = DataSm::decode(body).map(|data| ShortMessage {
-            service_type: data.service_type,
-            source: data.source,
-            dest: data.dest,
-            esm_class: data.esm_class,
-            registered_delivery: data.registered_delivery,
-            data_coding: data.data_coding,
-            tlvs: data.tlvs,
-            ..ShortMessage::default()
-        });
+        let read = DataSm::decode(body).map(|data| data.as_short_message());
         self.delivered(read, body.len(), CommandId::DATA_SM_RESP, sequence, out);
     }
 

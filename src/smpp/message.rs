@@ -169,6 +169,21 @@ pub struct DataSm<'a> {
 }
 
 impl<'a> DataSm<'a> {
+    /// The submit_sm or deliver_sm that it stands for: its text stays in message_payload.
+    #[must_use]
+    pub fn as_short_message(&self) -> ShortMessage<'a> {
+        ShortMessage {
+            service_type: self.service_type,
+            source: self.source,
+            dest: self.dest,
+            esm_class: self.esm_class,
+            registered_delivery: self.registered_delivery,
+            data_coding: self.data_coding,
+            tlvs: self.tlvs,
+            ..ShortMessage::default()
+        }
+    }
+
     /// Reads a body.
     ///
     /// # Errors
