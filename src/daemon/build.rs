@@ -85,6 +85,7 @@ fn upstream_options(u: &config::Upstream) -> UpstreamOptions {
             Unknown::Fail => UnknownOutcome::Fail,
         },
         unknown_resend_max: u.unknown_resend_max,
+        rejoins: u.long_messages == config::LongMessages::Payload && u.interface_version >= 0x34,
         id_form: match u.id_format {
             IdFormat::Auto => None,
             IdFormat::Same => Some(IdForm::Same),

@@ -19,6 +19,8 @@ pub struct Piece {
 impl Piece {
     /// The message as one.
     pub const WHOLE: Piece = Piece { of: 0, part: 0 };
+    /// The message as one with others, under the id that the SMSC gave to the first of them.
+    pub const LED: Piece = Piece { of: 0, part: 1 };
 
     /// The stored number.
     #[must_use]

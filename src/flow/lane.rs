@@ -105,6 +105,8 @@ pub struct UpstreamOptions {
     pub unknown_resend_max: u32,
     /// How its receipts spell the ids of its responses; `None`: to be learned.
     pub id_form: Option<IdForm>,
+    /// Parts that customers have cut are put together for it.
+    pub rejoins: bool,
 }
 
 /// A bind, for listing.
@@ -675,6 +677,7 @@ mod tests {
             unknown_outcome: UnknownOutcome::Resend,
             unknown_resend_max: 1,
             id_form: None,
+            rejoins: false,
         };
         Upstream::new(UpstreamId(0), options, 1)
     }

@@ -1,6 +1,8 @@
 //! Open messages and how events change them. The same functions serve live traffic and recovery, so what is rebuilt after
 //! a crash cannot differ from what ran before it.
 
+use std::collections::HashMap;
+
 use indexmap::IndexMap;
 
 use super::correlate::Correlation;
@@ -49,6 +51,8 @@ pub struct Open {
     /// It was written and never answered, and is to be sent again: the SMSC may have it. In memory only, see
     /// [`super::Engine`]'s `unsure_before`.
     pub written: bool,
+    /// It goes, or went, to an upstream as one with others, and another of them leads.
+    pub led: bool,
     /// Price of all segments.
     pub price: Money,
     /// Accepted, ms since the epoch.
@@ -113,6 +117,8 @@ pub struct Effect {
 #[derive(Debug, Default)]
 pub struct Book {
     open: IndexMap<u64, Open, foldhash::fast::FixedState>,
+    /// Messages that went, or are to go, to an upstream as one: the leading one, and the others in their order.
+    led: HashMap<u64, Vec<MessageKey>>,
     /// Receipt correlation.
     pub correlation: Correlation,
 }
@@ -167,6 +173,7 @@ impl Book {
                 captured,
                 stored: false,
                 written: false,
+                led: false,
                 price: a.price,
                 at_ms: a.at_ms,
                 expires_ms: a.expires_ms,
@@ -178,6 +185,25 @@ impl Book {
             }
         });
         effect
+    }
+
+    /// Notes that `others` go to an upstream as one with `lead`.
+    pub fn lead(&mut self, lead: MessageKey, others: &[MessageKey]) {
+        for other in others {
+            if let Some(open) = self.open.get_mut(&other.0) {
+                open.led = true;
+            }
+        }
+        self.led.insert(lead.0, others.to_vec());
+    }
+
+    /// Those that share what becomes of `lead`.
+    #[must_use]
+    pub fn led_by(&self, lead: MessageKey) -> Vec<MessageKey> {
+        if self.led.is_empty() {
+            return Vec::new();
+        }
+        self.led.get(&lead.0).cloned().unwrap_or_default()
     }
 
     /// Takes back what [`Book::accepted`] did, when the commit found no room.
@@ -224,7 +250,22 @@ impl Book {
         if o.correlation != 0 {
             self.correlation.remove(o.correlation, e.key);
         }
-        o.correlation = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
+        if e.piece == Piece::LED {
+            // The id is its leader's; so is every receipt.
+            let lead = self
+                .correlation
+                .get(self.correlation.noted_as(e.upstream, &e.smsc_id));
+            if let Some(lead) = lead.filter(|lead| *lead != e.key) {
+                let others = self.led.entry(lead.0).or_default();
+                if !others.contains(&e.key) {
+                    others.push(e.key);
+                }
+            }
+            o.correlation = 0;
+            o.led = true;
+        } else {
+            o.correlation = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
+        }
         if o.captured == o.price || o.charge_on != ChargeOn::Submitted {
             return Effect::default();
         }
@@ -385,6 +426,9 @@ impl Book {
     /// It is over. `None` if it was not open.
     pub fn finished(&mut self, e: &Finished) -> Option<(Open, Effect)> {
         let o = self.open.swap_remove(&e.key.0)?;
+        if !self.led.is_empty() {
+            self.led.remove(&e.key.0);
+        }
         let handles = o.parts.iter().flatten().map(|p| p.correlation);
         for handle in handles.chain([o.correlation]).filter(|h| *h != 0) {
             self.correlation.remove(handle, e.key);

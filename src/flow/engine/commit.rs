@@ -308,10 +308,23 @@ impl<S: Store> Engine<S> {
             };
             self.dispatching.push_back((lane, message));
         }
+        self.rejoin_all();
         for key in self.gateway.dispatch(&mut self.dispatching) {
             self.book.set_stored(key, true);
         }
         self.gateway.left_commit(n as usize, octets);
+    }
+
+    /// Parts for upstreams that take long messages whole wait for the others.
+    fn rejoin_all(&mut self) {
+        if !self.gateway.upstreams.iter().any(|u| u.options.rejoins) {
+            return;
+        }
+        let now = (self.options.now_ms)();
+        for (lane, message) in std::mem::take(&mut self.dispatching) {
+            let ready = self.rejoin(lane, message, now);
+            self.dispatching.extend(ready.into_iter().map(|m| (lane, m)));
+        }
     }
 
     fn release_returned(&mut self) {

@@ -11,6 +11,7 @@ mod join;
 mod operate;
 mod receipts;
 mod recover;
+mod rejoin;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -119,6 +120,8 @@ pub struct Engine<S> {
     /// When each of them began, oldest first; and of some that are complete.
     joining_order: VecDeque<(u64, join::Whole)>,
     joined: join::Joined,
+    /// Outbound parts that wait for others.
+    rejoining: rejoin::Rejoining,
     /// Cancellations of many that are under way.
     cancels: VecDeque<operate::CancelJob>,
     batch: Batch,
@@ -198,6 +201,7 @@ impl<S: Store> Engine<S> {
             joining: BTreeMap::new(),
             joining_order: VecDeque::new(),
             joined: join::Joined::default(),
+            rejoining: rejoin::Rejoining::default(),
             cancels: VecDeque::new(),
             batch: Batch::default(),
             pending: Pending::default(),

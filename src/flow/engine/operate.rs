@@ -208,6 +208,15 @@ impl<S: Store> Engine<S> {
         let mut out = Vec::new();
         let mut waiting: BTreeMap<UpstreamId, HashSet<MessageKey>> = BTreeMap::new();
         for key in keys {
+            // As one with others it can only be taken out with all of them, by the one that leads.
+            let alone = self.book.get(*key).is_some_and(|o| !o.led);
+            if !alone || self.book.led_by(*key).iter().any(|k| !keys.contains(k)) {
+                continue;
+            }
+            if self.rejoining.withdraw(*key).is_some() {
+                out.push(*key);
+                continue;
+            }
             let Some(open) = self
                 .book
                 .get(*key)
@@ -285,6 +294,7 @@ impl<S: Store> Engine<S> {
             for upstream in &self.gateway.upstreams {
                 job.keys.extend(upstream.keys());
             }
+            job.keys.extend(self.rejoining.keys());
         }
         let n = CANCEL_SLICE.min(job.keys.len());
         let mut found: Vec<MessageKey> = job
@@ -313,6 +323,9 @@ impl<S: Store> Engine<S> {
             })?;
             found.retain(|k| of_the_service.contains(k));
         }
+        // What lanes know is the leading one; what is taken out with it are parts of the same message.
+        let led: Vec<MessageKey> = found.iter().flat_map(|k| self.book.led_by(*k)).collect();
+        found.extend(led);
         job.cancelled += self.cancel_these(&found, now) as u64;
         if !job.keys.is_empty() {
             self.cancels.push_back(job);

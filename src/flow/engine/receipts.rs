@@ -25,7 +25,10 @@ impl<S: Store> Engine<S> {
         let Some(state) = Final::from_code(receipt.state) else {
             // An intermediate notification: nothing has ended.
             if let Some((key, ..)) = found.filter(|_| receipt.state == ENROUTE) {
-                self.notify(key, receipt.err, now);
+                let led = self.book.led_by(key);
+                for key in std::iter::once(key).chain(led) {
+                    self.notify(key, receipt.err, now);
+                }
             }
             return;
         };
@@ -108,6 +111,9 @@ impl<S: Store> Engine<S> {
         if !piece.whole() {
             // A part's provisional state decides nothing: the message's does not change before the part ends.
             return;
+        }
+        for other in self.book.led_by(key) {
+            self.confirm(upstream, other, piece, state, err, now);
         }
         // ACCEPTD and UNKNOWN may be replaced until the receipt timeout; the customer is told at once, and once.
         let Some(open) = self.book.get(key).filter(|o| o.provisional != Some(state)) else {

@@ -80,7 +80,12 @@ impl<S: Store> Engine<S> {
                     self.over(key, piece, Final::Rejected, err, false, now);
                 }
                 UpEvent::Expired(key, piece) => self.over(key, piece, Final::Expired, 0, false, now),
-                UpEvent::Again(key) => self.book.written(key),
+                UpEvent::Again(key) => {
+                    self.book.written(key);
+                    for other in self.book.led_by(key) {
+                        self.book.written(other);
+                    }
+                }
                 UpEvent::Abandoned(key, piece) => {
                     self.over(key, piece, Final::Undeliverable, 0, false, now);
                 }
@@ -135,9 +140,31 @@ impl<S: Store> Engine<S> {
         self.gateway.totals.sent.fetch_add(1, Ordering::Relaxed);
         let id = row.smsc_id.clone();
         self.batch.sent.push(row);
+        for other in self.book.led_by(key) {
+            self.led_sent(upstream, other, id.clone(), now);
+        }
         if !self.parked.is_empty() {
             self.unpark(upstream, &id, now);
         }
+    }
+
+    /// It went as one with the message that leads it.
+    fn led_sent(&mut self, upstream: UpstreamId, key: MessageKey, smsc_id: Box<[u8]>, now: u64) {
+        let Some(account) = self.book.get(key).map(|o| o.account) else {
+            return;
+        };
+        let row = Sent {
+            pos: self.pos(),
+            key,
+            upstream,
+            at_ms: now,
+            smsc_id,
+            piece: Piece::LED,
+        };
+        let effect = self.book.sent(&row);
+        self.effect(account, effect);
+        self.gateway.totals.sent.fetch_add(1, Ordering::Relaxed);
+        self.batch.sent.push(row);
     }
 
     /// The SMSC had taken it after all. If it waits for its second try, it waits no longer; if that is under way already,
@@ -193,6 +220,11 @@ impl<S: Store> Engine<S> {
         if self.book.get(key).is_some() {
             self.book.mark(&row);
             self.batch.marks.push(row);
+        }
+        if piece.whole() {
+            for other in self.book.led_by(key) {
+                self.mark(upstream, other, piece, kind, now);
+            }
         }
     }
 
@@ -313,6 +345,7 @@ impl<S: Store> Engine<S> {
             charged,
             flags: if wanted { flags::WANTED } else { 0 },
         };
+        let led = self.book.led_by(key);
         let Some((open, effect)) = self.book.finished(&row) else {
             return;
         };
@@ -327,6 +360,9 @@ impl<S: Store> Engine<S> {
             self.gateway.metrics.receipt_seconds.record(seconds);
         }
         self.batch.finished.push(row);
+        for other in led {
+            self.end(other, state, err, taken, true, now);
+        }
     }
 
     /// Queues a receipt for the customer; [`flags::SPILLED`] if it goes to the store.

@@ -113,6 +113,7 @@ fn gateway() -> Arc<Gateway> {
             unknown_outcome,
             unknown_resend_max: 1,
             id_form: None,
+            rejoins: false,
         };
         let upstream = Upstream::new(UpstreamId(id), options, 1);
         upstream.sender_up(0);

@@ -46,6 +46,7 @@ impl<S: Store> Engine<S> {
         self.sweep(now);
         self.expire_parked(now);
         self.expire_parts(now);
+        self.expire_rejoining(now);
         self.rebalance();
         self.outboxes(now);
         self.expire_stored(now)?;
@@ -198,6 +199,9 @@ impl<S: Store> Engine<S> {
         }
         for (to, key) in &found.keys {
             self.book.moved(*key, *to);
+            for other in self.book.led_by(*key) {
+                self.book.moved(other, *to);
+            }
         }
         let mut keys = found.keys.into_iter().peekable();
         while let Some((to, first)) = keys.next() {
@@ -209,10 +213,15 @@ impl<S: Store> Engine<S> {
                 upstream.push_backlog(run);
             }
         }
-        for (to, message) in &found.messages {
-            self.book.moved(message.key, *to);
+        let now = (self.options.now_ms)();
+        let mut messages = std::collections::VecDeque::new();
+        for (to, message) in found.messages {
+            let led = self.book.led_by(message.key);
+            for key in std::iter::once(message.key).chain(led) {
+                self.book.moved(key, to);
+            }
+            messages.extend(self.rejoin(to, message, now).into_iter().map(|m| (to, m)));
         }
-        let mut messages = found.messages.into();
         for key in self.gateway.dispatch(&mut messages) {
             self.book.set_stored(key, true);
         }
@@ -336,10 +345,18 @@ impl<S: Store> Engine<S> {
                 // Open in memory but not on record: that cannot be, and going on would hide it.
                 return Err(StoreError::Fatal("an open message is not in the store".into()));
             }
-            for message in &loaded {
+            let now = (self.options.now_ms)();
+            let mut ready = Vec::with_capacity(loaded.len());
+            for message in loaded {
                 self.book.set_stored(message.key, false);
+                if upstream.options.rejoins {
+                    let message = self.lead_again(message)?;
+                    ready.extend(self.rejoin(upstream.id, message, now));
+                } else {
+                    ready.push(message);
+                }
             }
-            upstream.push_loaded(loaded, keys.len() - wanted.len());
+            upstream.push_loaded(ready, keys.len() - wanted.len());
         }
         for account in gateway.accounts().iter() {
             if let Some(after) = account.outbox.wants_load(gateway.limits.outbox_max) {

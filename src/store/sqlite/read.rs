@@ -362,7 +362,7 @@ impl Reader {
         add("SELECT account, SUM(count), SUM(charged) FROM segment_total
              WHERE segment NOT IN (SELECT number FROM segment) GROUP BY account")?;
         // Messages still in a journal or carried: what their events have charged. A message sent in parts is charged for each
-        // part that was taken. A key may stand in both while a segment is being sealed, hence the UNION.
+        // part that was taken; one that went as one with others (part 1 of none) is charged whole. A key may stand in both while a segment is being sealed, hence the UNION.
         let accepted = union("accepted", "key, account, price, terms");
         let finals = union("final", "key, charged");
         let sent = union("sent", "key, part");
@@ -374,7 +374,7 @@ impl Reader {
              SELECT a.account, COUNT(*), SUM(CASE
                  WHEN f.key IS NOT NULL THEN f.charged
                  WHEN a.terms & 3 = 0 THEN a.price
-                 WHEN a.terms & 3 = 1 AND s.first = 0 THEN a.price
+                 WHEN a.terms & 3 = 1 AND s.first <= 1 THEN a.price
                  WHEN a.terms & 3 = 1 AND s.key IS NOT NULL THEN a.price * s.parts / s.total
                  ELSE 0 END)
              FROM a LEFT JOIN f ON f.key = a.key LEFT JOIN s ON s.key = a.key
