@@ -11,7 +11,7 @@ use smsconnect::domain::address::Numbering;
 use smsconnect::domain::message::{Flags, Parts};
 use smsconnect::domain::outcome::ChargeOn;
 use smsconnect::domain::route::{Route, RouteTable, Strategy};
-use smsconnect::domain::tariff::Tariff;
+use smsconnect::domain::tariff::{PriceRule, Tariff, Terms};
 use smsconnect::flow::{
     AccountState as Live, Control, Engine, EngineOptions, Gateway, Limits, Policy, Submission, admit,
 };
@@ -35,17 +35,25 @@ fn world(lines: u32, tps: u32) -> (Arc<Gateway>, Arc<Live>) {
         strategy: Strategy::Failover,
     };
     let mut routes = vec![route(vec!["254".into()])];
-    let mut prices = vec![("254".to_string(), Money(800_000))];
+    let mut prices = vec![PriceRule {
+        prefix: "254".into(),
+        price: Money(800_000),
+        ..PriceRule::default()
+    }];
     for n in 0..lines {
         routes.push(route(vec![prefix(n)]));
-        prices.push((prefix(n), Money(700_000)));
+        prices.push(PriceRule {
+            prefix: prefix(n),
+            price: Money(700_000),
+            ..PriceRule::default()
+        });
     }
     let policy = Policy {
         numbering: Numbering {
             country_code: "254".into(),
         },
         routes: RouteTable::new(routes).unwrap_or_default(),
-        default_tariff: Tariff::new("t", "KES", ChargeOn::Submitted, &prices)
+        default_tariff: Tariff::new("t", "KES", ChargeOn::Submitted, false, Terms::default(), &prices)
             .ok()
             .map(Arc::new),
         validity_default_ms: 86_400_000,

@@ -80,6 +80,7 @@ impl Bed {
                     charge_on: ChargeOn::Submitted,
                     wants: Wants::from_bits(1),
                     segments: 1,
+                    line: 0,
                     message: message.clone(),
                 })
                 .collect(),
@@ -113,8 +114,9 @@ impl Bed {
                 credit: "revenue".into(),
                 amount: Money(800_000 * n as i64),
                 count: n as u32,
-                reason: "charge",
+                reason: "charge".into(),
                 reference: String::new(),
+                line: 0,
             }],
             balances: vec![(AccountId(1), Money(-800_000 * n as i64))],
             ..Batch::default()

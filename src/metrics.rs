@@ -42,6 +42,8 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Connections that failed to bind.
     pub bind_failures: Counter,
+    /// Accounts below their low-balance threshold.
+    pub wallets_low: Gauge,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -81,6 +83,7 @@ impl Metrics {
             response_seconds: histogram!("smsconnect_upstream_response_seconds"),
             receipt_seconds: histogram!("smsconnect_receipt_seconds"),
             sessions: gauge!("smsconnect_sessions"),
+            wallets_low: gauge!("smsconnect_wallets_low"),
             bind_failures: counter!("smsconnect_bind_failures_total"),
         }
     }
@@ -263,6 +266,10 @@ fn describe() {
     }
     for (name, help) in [
         ("smsconnect_sessions", "Bound customer sessions"),
+        (
+            "smsconnect_wallets_low",
+            "Accounts whose available money is below their low_balance",
+        ),
         ("smsconnect_upstream_binds", "Binds configured for the upstream"),
         ("smsconnect_upstream_bound", "Binds of the upstream that are up"),
         (

@@ -22,7 +22,7 @@ use smsconnect::money::Money;
 use smsconnect::smpp::{CommandId, CommandStatus};
 use smsconnect::store::sqlite::{Options, Reader, SqliteStore};
 use smsconnect::store::{
-    Accepted, Batch, Fence, Finished, Posting, Progress, Record, Sent, Store, Topup, flags,
+    Accepted, Batch, Fence, Finished, Payment, Posting, Progress, Record, Sent, Store, flags,
 };
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
@@ -481,6 +481,7 @@ fn accepted(key: u64, at_ms: u64, text: &[u8]) -> Accepted {
         charge_on: ChargeOn::Submitted,
         wants: Wants::from_bits(1),
         segments: 1,
+        line: 0,
         message: Message::new(&Parts {
             source: b"ACME",
             dest: b"254712345678",
@@ -524,8 +525,9 @@ fn charge(batch: &mut Batch, count: u32) {
         credit: "revenue".into(),
         amount,
         count,
-        reason: "charge",
+        reason: "charge".into(),
         reference: String::new(),
+        line: 0,
     });
     batch.balances.push((ACME, Money(-amount.0)));
 }
@@ -535,13 +537,14 @@ fn paid() -> Batch {
     let amount = Money(10_000_000);
     Batch {
         balances: vec![(ACME, amount)],
-        topups: vec![Topup {
+        payments: vec![Payment {
             entry: 0,
             account: ACME,
             amount,
             provider: "bank".into(),
             receipt: "R0".into(),
             at_ms: 1,
+            ..Payment::default()
         }],
         postings: vec![Posting {
             at_ms: 1,
@@ -550,8 +553,9 @@ fn paid() -> Batch {
             credit: "wallet".into(),
             amount,
             count: 1,
-            reason: "topup",
+            reason: "topup".into(),
             reference: "R0".into(),
+            line: 0,
         }],
         upstreams: vec![(UP, "sim".into())],
         ..Batch::default()
@@ -637,7 +641,7 @@ fn a_quiet_segment_is_closed_after_a_day_and_keeps_no_text_of_what_is_over() {
         let still = reader.message(MessageKey(2)).unwrap().unwrap();
         assert!(still.end.is_none() && still.sent.is_some());
         assert_eq!(texts(&mut store, &[2]), [(2, b"still open".to_vec())]);
-        let check = reader.check().unwrap();
+        let check = reader.check(0).unwrap();
         assert_eq!((check.faults, check.messages), (Vec::new(), 2));
     }
 }
@@ -721,7 +725,7 @@ fn a_crash_while_sealing_repeats_work_and_loses_and_doubles_nothing() {
             if sealed {
                 maintain(&mut store, fence, 5_000);
             }
-            let check = reader.check().unwrap();
+            let check = reader.check(0).unwrap();
             assert_eq!(
                 (check.faults, check.messages),
                 (Vec::new(), MESSAGES),

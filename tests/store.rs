@@ -12,8 +12,8 @@ use smsconnect::money::Money;
 use smsconnect::store::memory::MemoryStore;
 use smsconnect::store::sqlite::{OpenError, Options, Reader, SqliteStore};
 use smsconnect::store::{
-    Accepted, Batch, Fence, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Posting, Progress,
-    Record, Sent, Store, StoreError, Topup, flags,
+    Accepted, Batch, Fence, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Payment, Posting,
+    Progress, Record, Sent, Store, StoreError, flags,
 };
 
 const ACME: AccountId = AccountId(1);
@@ -77,6 +77,7 @@ fn accepted(key: u64, text: &[u8]) -> Accepted {
         charge_on: ChargeOn::Submitted,
         wants: Wants::from_bits(1),
         segments: 2,
+        line: 0,
         message: message(text),
     }
 }
@@ -105,14 +106,15 @@ fn finished(pos: u64, key: u64) -> Finished {
     }
 }
 
-fn topup(receipt: &str) -> Topup {
-    Topup {
+fn topup(receipt: &str) -> Payment {
+    Payment {
         entry: 0,
         account: ACME,
         amount: Money(10_000_000),
         provider: "mpesa".into(),
         receipt: receipt.into(),
         at_ms: 1,
+        ..Payment::default()
     }
 }
 
@@ -126,8 +128,9 @@ fn charge(batch: &mut Batch, count: u32) {
         credit: "revenue".into(),
         amount,
         count,
-        reason: "charge",
+        reason: "charge".into(),
         reference: String::new(),
+        line: 0,
     });
     batch.balances.push((ACME, Money(-amount.0)));
 }
@@ -140,8 +143,9 @@ fn topup_posting(receipt: &str) -> Posting {
         credit: "wallet".into(),
         amount: Money(10_000_000),
         count: 1,
-        reason: "topup",
+        reason: "topup".into(),
         reference: receipt.into(),
+        line: 0,
     }
 }
 
@@ -168,7 +172,11 @@ fn recovered(store: &mut dyn Store) -> Vec<String> {
                     a.created_ms
                 ),
                 Record::Upstream(id, name) => format!("upstream {} {name}", id.0),
-                Record::Wallet(a, m) => format!("wallet {} {m}", a.0),
+                Record::Wallet(a, m, frozen) => format!("wallet {} {m} {frozen}", a.0),
+                Record::Prices(a, rules) => format!("prices {} {rules:?}", a.0),
+                Record::Tariff(t) => format!("tariff {} {} {} {}", t.version, t.name, t.at_ms, t.terms),
+                Record::Line(n, line) => format!("line {n} {} {}", line.route, line.class),
+                Record::Usage(a, day, n) => format!("usage {} {day} {n}", a.0),
                 Record::Watermark(a, p) => format!("mark {} {}", a.0, p.0),
                 Record::Accepted(a) => format!(
                     "accepted {} {} {} {} {} {} {:?} {:?} {}",
@@ -218,7 +226,7 @@ fn with_account() -> Batch {
     Batch {
         accounts: vec![account(ACME)],
         balances: vec![(ACME, Money(10_000_000))],
-        topups: vec![topup("R0")],
+        payments: vec![topup("R0")],
         postings: vec![topup_posting("R0")],
         upstreams: vec![(UP, "safaricom".into())],
         ..Batch::default()
@@ -424,11 +432,11 @@ fn payments_are_found_by_provider_and_receipt() {
         let mut store = open();
         let fence = store.acquire().unwrap().fence;
         commit(&mut *store, fence, 1, with_account()).unwrap();
-        let found = store.find_topup("mpesa", "R0").unwrap().unwrap();
+        let found = store.find_payment("mpesa", "R0").unwrap().unwrap();
         assert_eq!((found.account, found.amount), (ACME, Money(10_000_000)));
         assert!(found.entry > 0, "its ledger entry is known");
-        assert_eq!(store.find_topup("bank", "R0").unwrap(), None);
-        assert_eq!(store.find_topup("mpesa", "R1").unwrap(), None);
+        assert_eq!(store.find_payment("bank", "R0").unwrap(), None);
+        assert_eq!(store.find_payment("mpesa", "R1").unwrap(), None);
     });
 }
 
@@ -662,7 +670,7 @@ fn sealing_keeps_open_messages_open_and_closed_ones_readable() {
         assert_eq!(stored.end.is_some(), key % 7 != 0 || key == 7, "{key}");
     }
     assert!(reader.message(MessageKey(501)).unwrap().is_none());
-    assert!(reader.check().unwrap().faults.is_empty());
+    assert!(reader.check(0).unwrap().faults.is_empty());
 }
 
 #[test]

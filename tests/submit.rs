@@ -470,6 +470,7 @@ fn longest_prefix_and_most_specific_route_win() {
         c.tariff[0].price.push(config::Price {
             prefix: "254712".into(),
             price: Money(1_250_000),
+            ..config::Price::default()
         });
     });
     world.account("acme", "100", json!({}));

@@ -17,6 +17,8 @@ const SYSTEM_ID_MAX: usize = 15;
 /// Longest password taken; the standard's 8 is what most clients can send, and what is generated.
 const PASSWORD_MAX: usize = 64;
 const GENERATED: usize = 8;
+/// Largest quota: more than any link can send in a month.
+const QUOTA_MAX: u64 = 1_000_000_000_000;
 
 pub(super) async fn create(context: &Context, params: Value) -> Result<Value, Fault> {
     let mut p = Params::new(params)?;
@@ -124,6 +126,9 @@ struct Fields {
     outbind: Option<String>,
     outbind_password: Option<String>,
     certificates: Option<Vec<String>>,
+    low_balance: Option<Money>,
+    quota_day: Option<u64>,
+    quota_month: Option<u64>,
 }
 
 impl Fields {
@@ -147,6 +152,9 @@ impl Fields {
         set(&mut a.outbind, self.outbind);
         set(&mut a.outbind_password, self.outbind_password);
         set(&mut a.certificates, self.certificates);
+        set(&mut a.low_balance, self.low_balance);
+        set(&mut a.quota_day, self.quota_day);
+        set(&mut a.quota_month, self.quota_month);
     }
 }
 
@@ -171,6 +179,12 @@ fn fields(context: &Context, p: &mut Params, f: &mut Fields) -> Result<(), Fault
             format!("{bad:?} is no address or network such as 192.0.2.0/24"),
         ));
     }
+    f.low_balance = p.money("low_balance")?;
+    if f.low_balance.is_some_and(|m| m < Money::ZERO) {
+        return Err(Fault::new("E_AMOUNT", "low_balance must not be negative").field("low_balance"));
+    }
+    f.quota_day = p.number("quota_day", 0, QUOTA_MAX)?;
+    f.quota_month = p.number("quota_month", 0, QUOTA_MAX)?;
     f.senders = p.list("senders")?;
     if f.senders
         .iter()
@@ -354,6 +368,10 @@ fn describe(a: &Account) -> Value {
         "transliterate": a.transliterate,
         "outbind": a.outbind,
         "certificates": a.certificates,
+        "currency": a.currency,
+        "low_balance": a.low_balance.to_string(),
+        "quota_day": a.quota_day,
+        "quota_month": a.quota_month,
         "created_at": time(a.created_ms),
     })
 }

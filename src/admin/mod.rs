@@ -3,9 +3,13 @@
 
 mod access;
 mod account;
+mod event;
 mod link;
 mod message;
 mod params;
+mod payment;
+mod price;
+mod reconcile;
 mod rpc;
 mod server;
 mod wallet;
@@ -72,6 +76,10 @@ fn fault_of(error: ControlError) -> Fault {
         ControlError::Unavailable => Fault::unavailable("the store takes no writes at the moment"),
         ControlError::Invalid(field, what) => Fault::validation(field, what),
         ControlError::State(what) => Fault::new("E_STATE", what),
+        ControlError::NoSuch(what) => Fault::not_found(what),
+        ControlError::Funds(there) => {
+            Fault::new("E_FUNDS", format!("only {there} is there for this")).field("amount")
+        }
     }
 }
 

@@ -28,6 +28,32 @@ impl Params {
         self.0.remove(name).filter(|v| !v.is_null())
     }
 
+    /// Whether a parameter was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|v| !v.is_null())
+    }
+
+    /// A time in RFC 3339, in ms since the epoch; a date alone is its midnight in UTC.
+    pub fn time(&mut self, name: &str) -> Result<Option<u64>, Fault> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        let whole = if text.len() == 10 {
+            format!("{text}T00:00:00Z")
+        } else {
+            text
+        };
+        whole
+            .parse::<jiff::Timestamp>()
+            .ok()
+            .and_then(|t| u64::try_from(t.as_millisecond()).ok())
+            .map(Some)
+            .ok_or_else(|| {
+                let what = format!("{name} must be a time such as 2026-01-31T12:00:00Z");
+                Fault::validation(name, what)
+            })
+    }
+
     /// A text, if given.
     pub fn text(&mut self, name: &str) -> Result<Option<String>, Fault> {
         match self.take(name) {

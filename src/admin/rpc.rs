@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Context, account, link, message, wallet};
+use super::{Context, account, event, link, message, payment, price, reconcile, wallet};
 
 /// A method of the admin socket.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +63,81 @@ pub const METHODS: &[Method] = &[
         doc: "Books a payment, once per provider and receipt",
     },
     Method {
+        name: "wallet.adjust",
+        roles: &["finance"],
+        doc: "Corrects a balance up or down, once per reference, with a note why",
+    },
+    Method {
+        name: "wallet.assign",
+        roles: &["finance"],
+        doc: "Gives a payment in suspense to an account",
+    },
+    Method {
+        name: "wallet.suspense",
+        roles: MONEY,
+        doc: "Payments that nobody has claimed",
+    },
+    Method {
+        name: "wallet.payments",
+        roles: MONEY,
+        doc: "Payments on record, newest first",
+    },
+    Method {
+        name: "wallet.reverse",
+        roles: &["finance"],
+        doc: "Books that a provider has taken a payment back",
+    },
+    Method {
+        name: "wallet.payout",
+        roles: &["finance"],
+        doc: "Sets unused money of a payment aside for its payer, once per reference",
+    },
+    Method {
+        name: "wallet.settle",
+        roles: &["finance"],
+        doc: "Says what became of a payout: paid, failed or unknown",
+    },
+    Method {
+        name: "wallet.payouts",
+        roles: MONEY,
+        doc: "Payouts, newest first",
+    },
+    Method {
+        name: "wallet.reconcile",
+        roles: &["finance"],
+        doc: "Compares a provider's CSV with the payments on record; with apply books what is missing here",
+    },
+    Method {
+        name: "wallet.holds",
+        roles: MONEY,
+        doc: "Money set aside for open messages, with its age",
+    },
+    Method {
+        name: "tariff.list",
+        roles: READ,
+        doc: "The tariffs of the config",
+    },
+    Method {
+        name: "price.list",
+        roles: READ,
+        doc: "Prices that an account has of its own",
+    },
+    Method {
+        name: "price.set",
+        roles: &["finance"],
+        doc: "Sets a price of an account's own",
+    },
+    Method {
+        name: "price.remove",
+        roles: &["finance"],
+        doc: "Takes a price of an account's own away",
+    },
+    Method {
+        name: "event.list",
+        roles: READ,
+        doc: "What operators should have heard of: low and frozen wallets, conflicting payments",
+    },
+    Method {
         name: "wallet.show",
         roles: MONEY,
         doc: "Balance, holds, credit limit, available",
@@ -70,7 +145,7 @@ pub const METHODS: &[Method] = &[
     Method {
         name: "wallet.statement",
         roles: MONEY,
-        doc: "The newest ledger lines of an account",
+        doc: "Opening balance, lines and closing balance of a span of time, as JSON or CSV",
     },
     Method {
         name: "wallet.limit",
@@ -217,7 +292,22 @@ pub(super) async fn dispatch(context: &Context, method: &str, params: Value) -> 
         "account.suspend" => account::suspend(context, params).await,
         "account.resume" => account::resume(context, params).await,
         "account.close" => account::close(context, params).await,
-        "wallet.topup" => wallet::topup(context, params).await,
+        "wallet.topup" => payment::topup(context, params).await,
+        "wallet.adjust" => payment::adjust(context, params).await,
+        "wallet.assign" => payment::assign(context, params).await,
+        "wallet.suspense" => payment::suspense(context, params).await,
+        "wallet.payments" => payment::payments(context, params).await,
+        "wallet.reverse" => payment::reverse(context, params).await,
+        "wallet.payout" => payment::payout(context, params).await,
+        "wallet.settle" => payment::settle(context, params).await,
+        "wallet.payouts" => payment::payouts(context, params).await,
+        "wallet.reconcile" => reconcile::reconcile(context, params).await,
+        "wallet.holds" => wallet::holds(context, params).await,
+        "tariff.list" => price::tariffs(context, params),
+        "price.list" => price::list(context, params),
+        "price.set" => price::set(context, params).await,
+        "price.remove" => price::remove(context, params).await,
+        "event.list" => event::list(context, params),
         "wallet.show" => wallet::show(context, params),
         "wallet.statement" => wallet::statement(context, params).await,
         "wallet.limit" => wallet::limit(context, params).await,

@@ -36,6 +36,11 @@ impl Check<'_> {
     }
 }
 
+/// Final states, by the words of receipts.
+const FINAL: &[&str] = &[
+    "DELIVRD", "EXPIRED", "DELETED", "UNDELIV", "ACCEPTD", "UNKNOWN", "REJECTD",
+];
+
 fn digits(text: &str) -> bool {
     text.bytes().all(|c| c.is_ascii_digit())
 }
@@ -54,6 +59,7 @@ pub const REASONS: &[&str] = &[
     "source",
     "too_long",
     "rate",
+    "quota",
     "no_route",
     "no_price",
     "balance",
@@ -81,6 +87,7 @@ pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     upstreams(c, &mut k);
     routes(c, &mut k);
     tariffs(c, &mut k);
+    senders(c, &mut k);
     for reason in c.status.keys().filter(|r| !REASONS.contains(&r.as_str())) {
         k.fault(
             &format!("status.{reason}"),
@@ -303,6 +310,26 @@ fn routes(c: &Config, k: &mut Check<'_>) {
     }
 }
 
+fn senders(c: &Config, k: &mut Check<'_>) {
+    let mut seen = HashSet::new();
+    for (i, s) in c.sender.iter().enumerate() {
+        let path = |key: &str| format!("sender[{i}].{key}");
+        if s.id.is_empty() || s.id.len() > 20 {
+            k.fault(&path("id"), "must be a sender address of 1 to 20 characters");
+        }
+        if !seen.insert(s.id.to_ascii_lowercase()) {
+            k.fault(&path("id"), format!("{:?} is listed twice", s.id));
+        }
+        let word = |c: char| c.is_ascii_lowercase() || c == '_' || c == '-';
+        if s.class.is_empty() || !s.class.chars().all(word) {
+            k.fault(
+                &path("class"),
+                "must be a word in small letters, such as \"promotional\"",
+            );
+        }
+    }
+}
+
 fn tariffs(c: &Config, k: &mut Check<'_>) {
     k.names("tariff", c.tariff.iter().map(|t| t.name.as_str()));
     for (i, t) in c.tariff.iter().enumerate() {
@@ -318,12 +345,57 @@ fn tariffs(c: &Config, k: &mut Check<'_>) {
                 "has no [[tariff.price]]: every destination would be refused",
             );
         }
+        let operators: HashSet<&str> = c.numbering.ranges.iter().map(|(_, o)| o.as_str()).collect();
+        let classes: HashSet<&str> = c.sender.iter().map(|s| s.class.as_str()).collect();
+        let mut seen = HashSet::new();
         for (j, p) in t.price.iter().enumerate() {
+            let path = |key: &str| format!("tariff[{i}].price[{j}].{key}");
             if !digits(&p.prefix) {
+                k.fault(&path("prefix"), "a prefix has digits only, without +");
+            }
+            if !p.operator.is_empty() && !operators.contains(p.operator.as_str()) {
                 k.fault(
-                    &format!("tariff[{i}].price[{j}].prefix"),
-                    "a prefix has digits only, without +",
+                    &path("operator"),
+                    format!("{:?} is no operator of [numbering] plan", p.operator),
                 );
+            }
+            if !p.class.is_empty() && !classes.contains(p.class.as_str()) {
+                k.fault(
+                    &path("class"),
+                    format!("no [[sender]] is of the class {:?}", p.class),
+                );
+            }
+            if !seen.insert((&p.prefix, &p.operator, &p.class, p.effective_from_ms)) {
+                k.fault(
+                    &path("price"),
+                    "there is another price for the same prefix, operator, class and time",
+                );
+            }
+        }
+        for (j, r) in t.refund.iter().enumerate() {
+            let path = |key: &str| format!("tariff[{i}].refund[{j}].{key}");
+            if !FINAL.contains(&r.state.as_str()) {
+                k.fault(&path("state"), format!("must be one of {}", FINAL.join(", ")));
+            }
+            if r.wait_s.is_some() && !matches!(r.state.as_str(), "ACCEPTD" | "UNKNOWN") {
+                k.fault(
+                    &path("wait_s"),
+                    "only ACCEPTD and UNKNOWN can be followed by another state; the others are final",
+                );
+            }
+            if r.wait_s.is_some() && !r.errors.is_empty() {
+                k.fault(
+                    &path("wait_s"),
+                    "a rule with errors cannot wait; give the state a rule of its own",
+                );
+            }
+            let same = |o: &&super::Refund| {
+                o.state == r.state
+                    && (o.errors.is_empty() && r.errors.is_empty()
+                        || o.errors.iter().any(|e| r.errors.contains(e)))
+            };
+            if t.refund.iter().take(j).any(|o| same(&o)) {
+                k.fault(&path("state"), "there is another rule for this state and error");
             }
         }
     }

@@ -181,6 +181,26 @@ choice! {
     }
 }
 choice! {
+    /// `[[tariff]] tax_mode`.
+    TaxMode {
+        /// Prices contain the tax.
+        #[default]
+        Inclusive = "inclusive",
+        /// The tax comes on top.
+        Exclusive = "exclusive",
+    }
+}
+choice! {
+    /// `[[tariff.refund]] then`.
+    Then {
+        /// The price is not charged, or given back.
+        #[default]
+        Release = "release",
+        /// The price is charged.
+        Keep = "keep",
+    }
+}
+choice! {
     /// `[[tariff]] charge_on`.
     ChargeOn {
         /// At our acknowledgement.
@@ -283,6 +303,26 @@ pub struct Privacy {
 pub struct Numbering {
     /// National forms are completed with it; empty: numbers are taken as international.
     pub country_code: String,
+    /// A CSV file of number ranges: prefix, operator, mcc, mnc; `None`: operators are not known.
+    pub plan: Option<PathBuf>,
+    /// What is in it: prefix and operator.
+    pub ranges: Vec<(String, String)>,
+}
+
+/// `[billing]`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Billing {
+    /// How far clocks are ahead of UTC where days and months of quotas and statements begin, minutes.
+    pub utc_offset_min: i32,
+}
+
+/// `[[sender]]`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sender {
+    /// A source address.
+    pub id: String,
+    /// Its class, such as `promotional`.
+    pub class: String,
 }
 
 /// `[store]`
@@ -603,8 +643,27 @@ pub struct Route {
 pub struct Price {
     /// Destination prefix; empty: every number.
     pub prefix: String,
+    /// Only for this operator of the number plan; empty: any.
+    pub operator: String,
+    /// Only for senders of this class; empty: any.
+    pub class: String,
+    /// In force from then on, ms since the epoch; 0: always.
+    pub effective_from_ms: u64,
     /// Per segment.
     pub price: Money,
+}
+
+/// `[[tariff.refund]]`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Refund {
+    /// A final state by the word of receipts.
+    pub state: String,
+    /// Only with one of these `err` codes; empty: any.
+    pub errors: Vec<u32>,
+    /// What becomes of the price.
+    pub then: Then,
+    /// How long a later receipt is awaited, seconds.
+    pub wait_s: Option<u64>,
 }
 
 /// `[[tariff]]`
@@ -616,7 +675,13 @@ pub struct Tariff {
     pub currency: String,
     /// When a charge is earned.
     pub charge_on: ChargeOn,
-    /// Prices by prefix.
+    /// Tax in hundredths of a percent: 1600 is 16 %.
+    pub tax_bp: u32,
+    /// Whether prices contain it.
+    pub tax_mode: TaxMode,
+    /// Exceptions from what `charge_on` says.
+    pub refund: Vec<Refund>,
+    /// Prices by prefix, operator and class.
     pub price: Vec<Price>,
 }
 
@@ -673,6 +738,10 @@ pub struct Config {
     pub upstream: Vec<Upstream>,
     /// `[[route]]`
     pub route: Vec<Route>,
+    /// `[billing]`
+    pub billing: Billing,
+    /// `[[sender]]`
+    pub sender: Vec<Sender>,
     /// `[[tariff]]`
     pub tariff: Vec<Tariff>,
     /// `[[inbound]]`

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::Config;
+use crate::money::Money;
 
 /// Renders every key with the value in force.
 #[must_use]
@@ -51,8 +52,11 @@ pub fn print(c: &Config) -> String {
         o.join_timeout_ms
     ));
     put(format!(
-        "[privacy]\nrequire_dpa = {}\n\n[numbering]\ncountry_code = {:?}\n",
-        c.privacy.require_dpa, c.numbering.country_code
+        "[privacy]\nrequire_dpa = {}\n\n[numbering]\ncountry_code = {:?}\nplan = {:?}\n\n[billing]\nutc_offset_min = {}\n",
+        c.privacy.require_dpa,
+        c.numbering.country_code,
+        path(&c.numbering.plan),
+        c.billing.utc_offset_min
     ));
     let s = &c.store;
     put(format!(
@@ -161,17 +165,35 @@ pub fn print(c: &Config) -> String {
             r.strategy.word()
         ));
     }
+    for s in &c.sender {
+        put(format!("\n[[sender]]\nid = {:?}\nclass = {:?}", s.id, s.class));
+    }
     for t in &c.tariff {
         put(format!(
-            "\n[[tariff]]\nname = {:?}\ncurrency = {:?}\ncharge_on = {:?}",
+            "\n[[tariff]]\nname = {:?}\ncurrency = {:?}\ncharge_on = {:?}\ntax_percent = \"{}\"\ntax_mode = {:?}",
             t.name,
             t.currency,
-            t.charge_on.word()
+            t.charge_on.word(),
+            Money(i64::from(t.tax_bp) * 10_000),
+            t.tax_mode.word()
         ));
+        for r in &t.refund {
+            let wait = r.wait_s.map_or(String::new(), |n| format!("\nwait_s = {n}"));
+            put(format!(
+                "[[tariff.refund]]\nstate = {:?}\nerrors = {:?}\nthen = {:?}{wait}",
+                r.state,
+                r.errors,
+                r.then.word()
+            ));
+        }
         for p in &t.price {
             put(format!(
-                "[[tariff.price]]\nprefix = {:?}\nprice = \"{}\"",
-                p.prefix, p.price
+                "[[tariff.price]]\nprefix = {:?}\noperator = {:?}\nclass = {:?}\neffective_from = {:?}\nprice = \"{}\"",
+                p.prefix,
+                p.operator,
+                p.class,
+                since(p.effective_from_ms),
+                p.price
             ));
         }
     }
@@ -186,6 +208,13 @@ pub fn print(c: &Config) -> String {
         ));
     }
     out
+}
+
+/// A time as it is written in the file; empty: always.
+fn since(ms: u64) -> String {
+    let at = i64::try_from(ms).ok().filter(|ms| *ms > 0);
+    at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(String::new, |t| t.to_string())
 }
 
 /// A table on one line.

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::reader::{Faults, Places, Reader, number};
 use super::{
     Alphabet, BindMode, ChargeOn, Config, Durability, IdFormat, Inbound, LogFormat, LongMessages, Price,
-    Principal, Route, Secret, Strategy, Tariff, Unknown, Upstream, Validity,
+    Principal, Refund, Route, Secret, Sender, Strategy, Tariff, TaxMode, Then, Unknown, Upstream, Validity,
 };
 use crate::money::Money;
 
@@ -43,8 +43,21 @@ pub(super) fn read(text: &str, path: &Path) -> (Config, Faults, Places) {
 fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
     r.table("customer", |r| customer(r, c));
     r.table("privacy", |r| r.flag("require_dpa", &mut c.privacy.require_dpa));
+    let dir = c.dir.clone();
     r.table("numbering", |r| {
-        r.text("country_code", &mut c.numbering.country_code)
+        r.text("country_code", &mut c.numbering.country_code);
+        c.numbering.plan = r.optional_text("plan").map(|p| dir.join(p));
+        if let Some(plan) = &c.numbering.plan {
+            match ranges(plan) {
+                Ok(ranges) => c.numbering.ranges = ranges,
+                Err(e) => r.fault(r.line_of("plan"), "plan", &format!("{}: {e}", plan.display())),
+            }
+        }
+    });
+    r.table("billing", |r| {
+        if let Some(n) = r.integer("utc_offset_min", -720, 840) {
+            c.billing.utc_offset_min = n as i32;
+        }
     });
     r.table("store", |r| store(r, c));
     r.table("admin", |r| admin(r, c));
@@ -84,6 +97,12 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
     });
     r.tables("upstream", |r| c.upstream.push(upstream(r)));
     r.tables("route", |r| c.route.push(route(r)));
+    r.tables("sender", |r| {
+        let mut s = Sender::default();
+        r.text("id", &mut s.id);
+        r.text("class", &mut s.class);
+        c.sender.push(s);
+    });
     r.tables("tariff", |r| c.tariff.push(tariff(r)));
     r.tables("inbound", |r| {
         let mut i = Inbound::default();
@@ -310,9 +329,30 @@ fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
     r.text("name", &mut t.name);
     r.text("currency", &mut t.currency);
     r.choice("charge_on", ChargeOn::WORDS, ChargeOn::parse, &mut t.charge_on);
+    tax(r, &mut t);
+    r.tables("refund", |r| {
+        let mut f = Refund::default();
+        r.text("state", &mut f.state);
+        r.numbers("errors", 0xFFFF, &mut f.errors);
+        r.choice("then", Then::WORDS, Then::parse, &mut f.then);
+        f.wait_s = r.integer("wait_s", 1, YEAR_S as i64).map(|n| n as u64);
+        t.refund.push(f);
+    });
     r.tables("price", |r| {
         let mut p = Price::default();
         r.text("prefix", &mut p.prefix);
+        r.text("operator", &mut p.operator);
+        r.text("class", &mut p.class);
+        if let Some(text) = r.optional_text("effective_from") {
+            match text.parse::<jiff::Timestamp>() {
+                Ok(at) => p.effective_from_ms = u64::try_from(at.as_millisecond()).unwrap_or(0),
+                Err(_) => r.fault(
+                    r.line_of("effective_from"),
+                    "effective_from",
+                    &format!("{text:?} is no time; write it as \"2027-01-01T00:00:00Z\""),
+                ),
+            }
+        }
         let line = r.line_of("price");
         match r.optional_text("price").map(|s| (Money::parse(&s), s)) {
             Some((Ok(price), s)) if price > PRICE_MOST => {
@@ -326,6 +366,52 @@ fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
         t.price.push(p);
     });
     t
+}
+
+/// A percentage with at most two decimals, in hundredths.
+fn tax(r: &mut Reader<'_, '_>, t: &mut Tariff) {
+    r.choice("tax_mode", TaxMode::WORDS, TaxMode::parse, &mut t.tax_mode);
+    let Some(text) = r.optional_text("tax_percent") else {
+        return;
+    };
+    // A percentage is read as an amount: exactly, never through a float.
+    match Money::parse(&text) {
+        Ok(Money(micro)) if (0..=100_000_000).contains(&micro) && micro % 10_000 == 0 => {
+            t.tax_bp = u32::try_from(micro / 10_000).unwrap_or(0);
+        }
+        _ => r.fault(
+            r.line_of("tax_percent"),
+            "tax_percent",
+            &format!("{text:?} is no percentage from 0 to 100 with at most two decimals, such as \"16\""),
+        ),
+    }
+}
+
+/// Number ranges of a CSV file with the columns prefix and operator, and others that are not looked at here.
+fn ranges(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let mut file = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .comment(Some(b'#'))
+        .from_path(path)
+        .map_err(|e| e.to_string())?;
+    let headers = file.headers().map_err(|e| e.to_string())?.clone();
+    let column = |name: &str| {
+        headers
+            .iter()
+            .position(|h| h == name)
+            .ok_or_else(|| format!("has no column {name:?}"))
+    };
+    let (prefix, operator) = (column("prefix")?, column("operator")?);
+    let mut out = Vec::new();
+    for (i, row) in file.records().enumerate() {
+        let row = row.map_err(|e| e.to_string())?;
+        let (prefix, operator) = (row.get(prefix).unwrap_or(""), row.get(operator).unwrap_or(""));
+        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit()) || operator.is_empty() {
+            return Err(format!("row {}: needs a prefix in digits and an operator", i + 2));
+        }
+        out.push((prefix.to_string(), operator.to_string()));
+    }
+    Ok(out)
 }
 
 /// Relative paths start at the file's folder.

@@ -7,8 +7,9 @@ use crate::admin::Principal;
 use crate::config::{self, BindMode, Config, IdFormat, Unknown};
 use crate::domain::address::Numbering;
 use crate::domain::outcome::{ChargeOn, Final};
+use crate::domain::plan::NumberPlan;
 use crate::domain::route::{Route, RouteTable, Strategy};
-use crate::domain::tariff::Tariff;
+use crate::domain::tariff::{PriceRule, RefundRule, Tariff, Terms};
 use crate::flow::{Gateway, IdForm, InboundRule, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
 use crate::ids::UpstreamId;
 use crate::metrics::Metrics;
@@ -180,21 +181,63 @@ fn receipt_maps(u: &config::Upstream) -> ReceiptMaps {
 /// message_state of a message that has not ended (SMPP 3.4 §5.2.28).
 const ENROUTE: u8 = 1;
 
+fn terms(t: &config::Tariff) -> Result<Terms, String> {
+    let rule = |r: &config::Refund| {
+        Some(RefundRule {
+            state: Final::from_word(&r.state)?,
+            errors: r.errors.iter().map(|e| *e as u16).collect(),
+            keep: r.then == config::Then::Keep,
+            wait_ms: r.wait_s.map(|s| s * 1_000),
+        })
+    };
+    let refunds: Option<Vec<RefundRule>> = t.refund.iter().map(rule).collect();
+    Ok(Terms {
+        tax_bp: t.tax_bp,
+        refunds: refunds.ok_or_else(|| format!("tariff {}: a refund names no final state", t.name))?,
+    })
+}
+
 fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
     let mut tariffs = HashMap::new();
     let mut default_tariff = None;
     for t in &config.tariff {
-        let list: Vec<_> = t.price.iter().map(|p| (p.prefix.clone(), p.price)).collect();
+        let list: Vec<PriceRule> = t
+            .price
+            .iter()
+            .map(|p| PriceRule {
+                prefix: p.prefix.clone(),
+                operator: p.operator.clone(),
+                class: p.class.clone(),
+                from_ms: p.effective_from_ms,
+                price: p.price,
+            })
+            .collect();
         let charge_on = match t.charge_on {
             config::ChargeOn::Accepted => ChargeOn::Accepted,
             config::ChargeOn::Submitted => ChargeOn::Submitted,
             config::ChargeOn::Delivered => ChargeOn::Delivered,
         };
-        let tariff = Tariff::new(&t.name, &t.currency, charge_on, &list)
+        let exclusive = t.tax_mode == config::TaxMode::Exclusive;
+        let tariff = Tariff::new(&t.name, &t.currency, charge_on, exclusive, terms(t)?, &list)
             .map_err(|e| format!("tariff {}: {e}", t.name))?;
         let tariff = Arc::new(tariff);
         default_tariff.get_or_insert_with(|| Arc::clone(&tariff));
         tariffs.insert(t.name.clone(), tariff);
+    }
+    let mut plan = NumberPlan::default();
+    for (prefix, operator) in &config.numbering.ranges {
+        plan.add(prefix, operator)
+            .map_err(|e| format!("numbering.plan: {e}"))?;
+    }
+    let mut classes = vec![String::new()];
+    let mut senders = HashMap::new();
+    for sender in &config.sender {
+        let known = classes.iter().position(|c| *c == sender.class);
+        let class = known.unwrap_or_else(|| {
+            classes.push(sender.class.clone());
+            classes.len() - 1
+        });
+        senders.insert(sender.id.to_ascii_lowercase().into_bytes(), class as u16);
     }
     let c = &config.customer;
     let inbound = config.inbound.iter().map(|i| InboundRule {
@@ -210,6 +253,10 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         routes,
         tariffs,
         default_tariff,
+        plan,
+        classes,
+        senders,
+        day_offset_min: config.billing.utc_offset_min,
         inbound: inbound.collect(),
         validity_default_ms: c.validity_default_s * 1_000,
         validity_max_ms: c.validity_max_s * 1_000,

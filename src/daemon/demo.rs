@@ -128,6 +128,7 @@ fn config(folder: &Path, smsc: std::net::SocketAddr, binds: u32) -> Config {
         price: vec![config::Price {
             prefix: "254".into(),
             price,
+            ..Default::default()
         }],
         ..Default::default()
     }];

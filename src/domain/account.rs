@@ -155,6 +155,15 @@ pub struct Account {
     pub outbind_password: String,
     /// SHA-256 fingerprints (hex) of client certificates; once one is set, only sessions over TLS with one of them bind.
     pub certificates: Vec<String>,
+    /// ISO 4217 code of its wallet, that of its tariff when it was created; for good, since amounts of two currencies do not add
+    /// up. Empty in accounts of releases before this field until they are read.
+    pub currency: String,
+    /// Below this much available money it counts as low; zero: never.
+    pub low_balance: Money,
+    /// Segments it may send in a day of the calendar; 0: any number.
+    pub quota_day: u64,
+    /// Segments it may send in a month; 0: any number.
+    pub quota_month: u64,
 }
 
 impl fmt::Debug for Account {

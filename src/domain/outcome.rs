@@ -2,7 +2,7 @@
 
 /// The state of a message that is over. The numbers are those of SMPP 3.4 §5.2.28, so that stored rows, receipts and
 /// query answers agree.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Final {
     /// Reached the handset.
@@ -55,6 +55,12 @@ impl Final {
             Final::Unknown => "UNKNOWN",
             Final::Rejected => "REJECTD",
         }
+    }
+
+    /// From the receipt's word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Final> {
+        (0..=8).filter_map(Final::from_code).find(|f| f.word() == word)
     }
 
     /// Whether a later state may replace it (until the receipt timeout).

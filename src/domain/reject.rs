@@ -28,6 +28,8 @@ pub enum Reject {
     TooLong,
     /// Above the account's rate.
     Rate,
+    /// The account's segments of the day or the month are used up.
+    Quota,
     /// No route for this destination and account.
     NoRoute,
     /// No price: a refusal, never free.
@@ -38,7 +40,7 @@ pub enum Reject {
 
 impl Reject {
     /// Every reason, in the order of checking.
-    pub const ALL: [Reject; 15] = [
+    pub const ALL: [Reject; 16] = [
         Reject::AccountInactive,
         Reject::WindowFull,
         Reject::Overload,
@@ -51,6 +53,7 @@ impl Reject {
         Reject::Source,
         Reject::TooLong,
         Reject::Rate,
+        Reject::Quota,
         Reject::NoRoute,
         Reject::NoPrice,
         Reject::Balance,
@@ -72,6 +75,7 @@ impl Reject {
             Reject::Source => "source",
             Reject::TooLong => "too_long",
             Reject::Rate => "rate",
+            Reject::Quota => "quota",
             Reject::NoRoute => "no_route",
             Reject::NoPrice => "no_price",
             Reject::Balance => "balance",
@@ -92,7 +96,7 @@ mod tests {
         );
         assert_eq!(
             Reject::ALL.map(|r| r as usize),
-            std::array::from_fn::<usize, 15, _>(|i| i)
+            std::array::from_fn::<usize, 16, _>(|i| i)
         );
     }
 }

@@ -13,6 +13,7 @@ pub struct Wallet {
     balance: Money,
     held: Money,
     credit_limit: Money,
+    frozen: bool,
 }
 
 /// Money set aside for one message. It must end in exactly one of: the message's record (and later capture or release),
@@ -47,6 +48,7 @@ impl Wallet {
             balance,
             held: Money::ZERO,
             credit_limit,
+            frozen: false,
         }
     }
 
@@ -84,7 +86,7 @@ impl Wallet {
     /// # Errors
     /// [`Insufficient`] when less than `price` is available; nothing changes then.
     pub fn hold(&mut self, price: Money) -> Result<Hold, Insufficient> {
-        if price.0 < 0 || self.available() < price {
+        if price.0 < 0 || self.frozen || self.available() < price {
             return Err(Insufficient);
         }
         self.held = self.held.checked_add(price).ok_or(Insufficient)?;
@@ -110,6 +112,17 @@ impl Wallet {
     /// Moves the balance by a posted amount: positive for top-ups and refunds, negative for charges.
     pub fn post(&mut self, amount: Money) {
         self.balance = Money(self.balance.0.saturating_add(amount.0));
+    }
+
+    /// Whether new holds are refused whatever the credit limit: a payment was reversed after it had been spent.
+    #[must_use]
+    pub const fn frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// See [`Wallet::frozen`].
+    pub fn set_frozen(&mut self, frozen: bool) {
+        self.frozen = frozen;
     }
 
     /// Changes the credit limit.
@@ -142,6 +155,20 @@ mod tests {
         assert_eq!(w.hold(Money(i64::MAX)).unwrap().into_record(), Money(i64::MAX));
         assert!(w.hold(Money(1)).is_err());
         assert!(w.hold(Money(-1)).is_err());
+    }
+
+    #[test]
+    fn a_frozen_wallet_keeps_what_it_holds_and_grants_nothing() {
+        let mut w = Wallet::new(Money(100), Money(1_000));
+        let hold = w.hold(Money(60)).unwrap();
+        w.post(Money(-150));
+        w.set_frozen(true);
+        assert!(w.hold(Money(1)).is_err(), "credit does not help");
+        w.unhold(hold.into_record());
+        w.post(Money(-60));
+        assert_eq!((w.balance(), w.held()), (Money(-110), Money::ZERO));
+        w.set_frozen(false);
+        assert_eq!(w.hold(Money(1)).unwrap().into_record(), Money(1));
     }
 
     proptest! {

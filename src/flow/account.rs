@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -11,6 +11,8 @@ use super::ingress::lock;
 use super::outbox::Outbox;
 use crate::domain::account::{Account, AccountState as Standing};
 use crate::domain::limit::RateLimit;
+use crate::domain::quota::Quota;
+use crate::domain::tariff::{PriceList, PriceRule};
 use crate::domain::wallet::Wallet;
 use crate::ids::AccountId;
 use crate::money::Money;
@@ -23,6 +25,11 @@ pub struct AccountState {
     spec: ArcSwap<Account>,
     wallet: Mutex<Wallet>,
     limit: ArcSwapOption<RateLimit>,
+    prices: ArcSwapOption<PriceList>,
+    price_rules: ArcSwap<Vec<PriceRule>>,
+    quota: Mutex<Quota>,
+    /// It has been reported as low on money, and has not recovered since.
+    pub(super) low: AtomicBool,
     /// Receipts and inbound messages waiting for the customer.
     pub outbox: Outbox,
     binds: AtomicU32,
@@ -38,6 +45,10 @@ impl AccountState {
             id: spec.id,
             wallet: Mutex::new(Wallet::new(balance, spec.credit_limit)),
             limit: ArcSwapOption::from(limit_of(&spec)),
+            prices: ArcSwapOption::empty(),
+            price_rules: ArcSwap::default(),
+            quota: Mutex::default(),
+            low: AtomicBool::new(false),
             outbox: Outbox::new(spec.id),
             spec: ArcSwap::from_pointee(spec),
             binds: AtomicU32::new(0),
@@ -69,6 +80,29 @@ impl AccountState {
     /// Works on the wallet; the lock is held only for `work`.
     pub fn with_wallet<R>(&self, work: impl FnOnce(&mut Wallet) -> R) -> R {
         work(&mut lock(&self.wallet))
+    }
+
+    /// Prices of its own, if it has any.
+    #[must_use]
+    pub fn prices(&self) -> Option<Arc<PriceList>> {
+        self.prices.load_full()
+    }
+
+    /// The rules behind them.
+    #[must_use]
+    pub fn price_rules(&self) -> Arc<Vec<PriceRule>> {
+        self.price_rules.load_full()
+    }
+
+    /// Puts prices in force.
+    pub(super) fn set_prices(&self, rules: Vec<PriceRule>, prices: PriceList) {
+        self.price_rules.store(Arc::new(rules));
+        self.prices.store((!prices.is_empty()).then(|| Arc::new(prices)));
+    }
+
+    /// Works on the counted segments; the lock is held only for `work`.
+    pub fn with_quota<R>(&self, work: impl FnOnce(&mut Quota) -> R) -> R {
+        work(&mut lock(&self.quota))
     }
 
     /// Whether the rate limit lets `segments` through now.

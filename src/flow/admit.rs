@@ -6,8 +6,11 @@ use super::account::AccountState;
 use super::gateway::Gateway;
 use super::ingress::{Admitted, Ticket};
 use super::policy::Policy;
+use super::quote::quote;
+use crate::domain::account::Account;
 use crate::domain::message::{Flags, Message, Parts};
 use crate::domain::outcome::Wants;
+use crate::domain::quota::Period;
 use crate::domain::reject::Reject;
 
 /// A submit as the protocol edge hands it over: fields checked for form, nothing decided.
@@ -32,7 +35,7 @@ impl std::fmt::Debug for Submission<'_> {
 }
 
 /// Checks a submit and sets its price aside, in this order: account → what the gateway can take → fields → destination →
-/// sender → segments → rate → route → price → hold.
+/// sender → segments → rate → route → price → quota → hold.
 ///
 /// # Errors
 /// The first [`Reject`] that applies; nothing is held then.
@@ -67,14 +70,15 @@ pub fn admit(
         .routes
         .find(&spec.name, parts.source, dest.digits())
         .ok_or(Reject::NoRoute)?;
-    let tariff = policy.tariff(&spec.tariff).ok_or(Reject::NoPrice)?;
-    let price = tariff
-        .price(dest.digits())
-        .and_then(|unit| unit.times(u32::from(segments)))
-        .ok_or(Reject::NoPrice)?;
-    let hold = account
-        .with_wallet(|w| w.hold(price))
-        .map_err(|_| Reject::Balance)?;
+    let addresses = (parts.source, dest.digits());
+    let quote = quote(policy, account, &spec, addresses, segments, now_ms)?;
+    let period = within_quota(policy, account, &spec, segments, now_ms)?;
+    let hold = account.with_wallet(|w| w.hold(quote.price)).map_err(|_| {
+        if let Some(period) = period {
+            account.with_quota(|q| q.give_back(period, segments));
+        }
+        Reject::Balance
+    })?;
     let message = Message::new(&Parts {
         dest: dest.digits(),
         // The number is international now, whatever the customer called it (TON 1, NPI 1; SMPP 3.4 §5.2.5).
@@ -94,13 +98,35 @@ pub fn admit(
         at_ms: now_ms,
         expires_ms,
         hold,
-        tariff: tariff.version,
-        charge_on: tariff.charge_on,
+        tariff: quote.version,
+        charge_on: quote.tariff.charge_on,
+        class: quote.class,
+        quota: period,
         wants: Wants::from_bits(parts.flags.registered_delivery),
         segments,
         route,
         message,
     })
+}
+
+/// Counts the segments of an account that has a quota; the period they were counted in.
+fn within_quota(
+    policy: &Policy,
+    account: &AccountState,
+    spec: &Account,
+    segments: u8,
+    now_ms: u64,
+) -> Result<Option<Period>, Reject> {
+    if spec.quota_day == 0 && spec.quota_month == 0 {
+        return Ok(None);
+    }
+    let period = Period::of(now_ms, policy.day_offset_min);
+    let taken = account.with_quota(|q| q.take(period, segments, spec.quota_day, spec.quota_month));
+    if taken {
+        Ok(Some(period))
+    } else {
+        Err(Reject::Quota)
+    }
 }
 
 fn expiry(policy: &Policy, submission: &Submission<'_>, now_ms: u64) -> Result<u64, Reject> {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 
 use super::account::Accounts;
+use super::events::Events;
 use super::ingress::{
     Control, ControlError, ControlReply, Ingress, Input, Mailbox, Signal, ToCustomer, lock,
 };
@@ -126,6 +127,8 @@ pub struct Gateway {
     pub totals: Totals,
     /// Metric handles.
     pub metrics: Metrics,
+    /// What operators should hear of.
+    pub events: Events,
     /// Submits admitted and not yet committed.
     pub(super) in_commit: AtomicU64,
     /// And their octets.
@@ -164,6 +167,7 @@ impl Gateway {
             limits,
             totals: Totals::default(),
             metrics,
+            events: Events::default(),
             in_commit: AtomicU64::new(0),
             in_commit_octets: AtomicU64::new(0),
             low_space: AtomicBool::new(false),

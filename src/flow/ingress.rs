@@ -9,11 +9,13 @@ use super::lane::Outgoing;
 use crate::domain::account::Account;
 use crate::domain::message::{Fragment, Message, Piece};
 use crate::domain::outcome::{ChargeOn, Wants};
+use crate::domain::quota::Period;
 use crate::domain::reject::Reject;
+use crate::domain::tariff::PriceRule;
 use crate::domain::wallet::Hold;
 use crate::ids::{AccountId, MessageKey, UpstreamId};
 use crate::money::Money;
-use crate::store::Topup;
+use crate::store::{Payment, Payout, PayoutState};
 
 /// Wakes whoever waits behind a mailbox. `net` implements it with its runtime; tests with a counter.
 pub trait Signal: Send + Sync {
@@ -196,6 +198,10 @@ pub struct Admitted {
     pub segments: u8,
     /// Index of its route in the policy.
     pub route: u16,
+    /// Index of its sender's class in the policy.
+    pub class: u16,
+    /// Where its segments were counted, if its account has a quota.
+    pub quota: Option<Period>,
     /// The message.
     pub message: Message,
 }
@@ -282,6 +288,10 @@ pub enum ControlError {
     Invalid(&'static str, String),
     /// Not in the state that it is in.
     State(&'static str),
+    /// No such payment or payout.
+    NoSuch(&'static str),
+    /// Less money is there than is asked for.
+    Funds(Money),
 }
 
 /// What a control request answers.
@@ -289,8 +299,10 @@ pub enum ControlError {
 pub enum ControlReply {
     /// The account as it is now.
     Account(Account),
-    /// The top-up on record, and whether it had been there before.
-    Topup(Topup, bool),
+    /// The payment on record, and whether it had been there before.
+    Payment(Payment, bool),
+    /// The payout on record, and whether it had been there before.
+    Payout(Payout, bool),
     /// An open message, if it is open.
     Open(Option<super::OpenView>),
     /// Done.
@@ -303,6 +315,9 @@ pub type Reply = Box<dyn FnOnce(Result<ControlReply, ControlError>) + Send>;
 /// What to change of an account; an error refuses it.
 pub type Change = Box<dyn FnOnce(&mut Account) -> Result<(), ControlError> + Send>;
 
+/// What to change of an account's own prices; an error refuses it.
+pub type PriceChange = Box<dyn FnOnce(&mut Vec<PriceRule>) -> Result<(), ControlError> + Send>;
+
 /// A change from the control plane. It goes through the engine so that it is ordered with traffic and durable before the
 /// answer.
 pub enum Control {
@@ -310,16 +325,34 @@ pub enum Control {
     CreateAccount(Box<Account>),
     /// Changes an account as it is when its turn comes, so that two changes at a time never undo each other.
     ChangeAccount(AccountId, Change),
-    /// Books a payment.
-    Topup {
-        /// For whom.
-        account: AccountId,
-        /// How much; positive.
-        amount: Money,
+    /// Changes the prices that an account has of its own, as they are when its turn comes; without any it is left to its tariff.
+    ChangePrices(AccountId, PriceChange),
+    /// Books a payment: to its account, or to suspense where that is [`AccountId::NONE`]. An adjustment may be negative.
+    Pay(Box<Payment>),
+    /// Gives a payment in suspense to an account.
+    Assign {
         /// Who says so.
         provider: String,
         /// The provider's receipt number.
         receipt: String,
+        /// Whose it is.
+        account: AccountId,
+    },
+    /// The provider has taken a payment back, whole or what is left of it.
+    Reverse {
+        /// Who says so.
+        provider: String,
+        /// The provider's receipt number.
+        receipt: String,
+    },
+    /// Sets unused money of a payment aside, to be paid back outside.
+    Payout(Box<Payout>),
+    /// What became of a payout.
+    SettlePayout {
+        /// Its reference.
+        reference: String,
+        /// How it ended, or that nobody knows.
+        state: PayoutState,
     },
     /// Looks an open message up.
     ShowOpen(MessageKey),
@@ -332,7 +365,12 @@ impl std::fmt::Debug for Control {
         f.write_str(match self {
             Control::CreateAccount(_) => "CreateAccount",
             Control::ChangeAccount(..) => "ChangeAccount",
-            Control::Topup { .. } => "Topup",
+            Control::ChangePrices(..) => "ChangePrices",
+            Control::Pay(_) => "Pay",
+            Control::Assign { .. } => "Assign",
+            Control::Reverse { .. } => "Reverse",
+            Control::Payout(_) => "Payout",
+            Control::SettlePayout { .. } => "SettlePayout",
             Control::ShowOpen(_) => "ShowOpen",
             Control::Barrier => "Barrier",
         })

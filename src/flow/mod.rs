@@ -10,6 +10,7 @@
 mod account;
 mod admit;
 mod engine;
+mod events;
 mod gateway;
 mod habits;
 mod ingress;
@@ -17,17 +18,20 @@ mod lane;
 mod lookup;
 mod outbox;
 mod policy;
+mod quote;
 
 pub use account::{AccountState, Accounts};
 pub use admit::{Submission, admit};
 pub use engine::{Engine, EngineOptions, OpenView, Replacement};
+pub use events::{Event, Events};
 pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals, metrics};
 pub use habits::{IdForm, IdHabits, UnknownStats};
 pub use ingress::{
     Admitted, Asked, Change, Control, ControlError, ControlReply, Ingress, Input, Mailbox, Operation,
-    Outcome, Signal, Ticket, ToCustomer, ToUpstream, UpEvent, UpReceipt,
+    Outcome, PriceChange, Signal, Ticket, ToCustomer, ToUpstream, UpEvent, UpReceipt,
 };
 pub use lane::{BindInfo, Outgoing, PartSet, UnknownOutcome, Upstream, UpstreamOptions};
 pub use lookup::{Found, Job, Lookups};
 pub use outbox::{OutItem, Outbox, Payload};
 pub use policy::{InboundRule, Policy};
+pub use quote::{Quote, quote};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::domain::address::Numbering;
+use crate::domain::plan::NumberPlan;
 use crate::domain::route::RouteTable;
 use crate::domain::tariff::Tariff;
 use crate::ids::AccountId;
@@ -32,6 +33,14 @@ pub struct Policy {
     pub tariffs: HashMap<String, Arc<Tariff>>,
     /// The price list of accounts that name none: the first of the config.
     pub default_tariff: Option<Arc<Tariff>>,
+    /// Which operator holds a number.
+    pub plan: NumberPlan,
+    /// Classes of sender addresses; the first, without a name, is that of all others.
+    pub classes: Vec<String>,
+    /// Class of a sender address (in small letters), as a place in `classes`.
+    pub senders: HashMap<Vec<u8>, u16>,
+    /// How far ahead of UTC days are counted, minutes.
+    pub day_offset_min: i32,
     /// Rules for inbound messages; the first that matches wins, those with a keyword before those without.
     pub inbound: Vec<InboundRule>,
     /// Validity of messages that state none, ms.
@@ -61,6 +70,33 @@ impl Policy {
         } else {
             self.tariffs.get(name)
         }
+    }
+
+    /// Place of a sender address's class in [`Policy::classes`].
+    #[must_use]
+    pub fn class_of(&self, source: &[u8]) -> u16 {
+        if self.senders.is_empty() {
+            return 0;
+        }
+        self.senders
+            .get(&source.to_ascii_lowercase())
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// The name of a class; empty for none.
+    #[must_use]
+    pub fn class_name(&self, class: u16) -> &str {
+        self.classes.get(usize::from(class)).map_or("", String::as_str)
+    }
+
+    /// The longest that a message without a final receipt is kept open, by any tariff, ms.
+    #[must_use]
+    pub fn longest_wait_ms(&self) -> u64 {
+        let rules = self.tariffs.values().flat_map(|t| &t.terms.refunds);
+        rules
+            .filter_map(|r| r.wait_ms)
+            .fold(self.receipt_timeout_ms, u64::max)
     }
 
     /// Whether parts of messages to `address` are put together for anybody.

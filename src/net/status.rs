@@ -23,7 +23,7 @@ fn default_status(reason: Reject) -> CommandStatus {
         Reject::Empty | Reject::TooLong => CommandStatus::ESME_RINVMSGLEN,
         Reject::Destination => CommandStatus::ESME_RINVDSTADR,
         Reject::Source => CommandStatus::ESME_RINVSRCADR,
-        Reject::Rate => CommandStatus::ESME_RTHROTTLED,
+        Reject::Rate | Reject::Quota => CommandStatus::ESME_RTHROTTLED,
         Reject::NoRoute | Reject::NoPrice => NO_ROUTE,
         Reject::Balance => NO_BALANCE,
     }

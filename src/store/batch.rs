@@ -1,8 +1,11 @@
 //! What one commit holds. Every entry is a row appended, except the few per account.
 
+use std::borrow::Cow;
+
 use crate::domain::account::Account;
 use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
+use crate::domain::tariff::{PriceRule, Terms};
 use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
 
@@ -37,6 +40,8 @@ pub struct Accepted {
     pub wants: Wants,
     /// Segments billed.
     pub segments: u8,
+    /// Its billing line, see [`BillingLine`].
+    pub line: u16,
     /// The message itself.
     pub message: Message,
 }
@@ -143,7 +148,7 @@ pub struct Posting {
     pub at_ms: u64,
     /// Whose wallet is touched.
     pub account: AccountId,
-    /// Ledger account that gives: `wallet`, `revenue`, `clearing:<provider>`.
+    /// Ledger account that gives: `wallet`, `held`, `revenue`, `tax`, `suspense`, `payout`, `adjustment`, `clearing:<provider>`.
     pub debit: String,
     /// Ledger account that receives.
     pub credit: String,
@@ -151,10 +156,20 @@ pub struct Posting {
     pub amount: Money,
     /// How many messages it sums up.
     pub count: u32,
-    /// `charge`, `refund`, `topup`.
-    pub reason: &'static str,
-    /// Provider's receipt for a top-up; empty otherwise.
+    /// What for: `hold`, `charge`, `release:EXPIRED`, `refund:UNDELIV`, `topup`, `suspense`, `assign`, `reversal`, `payout` …
+    pub reason: Cow<'static, str>,
+    /// The provider's receipt, or the reference of a payout or an adjustment; empty for messages.
     pub reference: String,
+    /// Billing line of the messages it sums up; 0 otherwise.
+    pub line: u16,
+}
+
+impl Posting {
+    /// Whether it sums up messages, so that it is made anew when the batch is closed again.
+    #[must_use]
+    pub fn of_messages(&self) -> bool {
+        self.reference.is_empty()
+    }
 }
 
 /// A receipt whose message is not known yet.
@@ -219,21 +234,140 @@ pub struct OutboxRow {
     pub payload: Box<[u8]>,
 }
 
-/// A payment received.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Topup {
+/// Money from or to the world outside, under the provider's own number: a top-up, or with [`ADJUST`] as the provider a
+/// correction by a person.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Payment {
     /// The ledger entry it made, assigned by the store; 0 in a batch not yet committed.
     pub entry: u64,
-    /// Whose.
+    /// Whose; [`AccountId::NONE`] while nobody knows (suspense).
     pub account: AccountId,
-    /// How much.
+    /// How much; negative only for adjustments.
     pub amount: Money,
     /// Who says so: `mpesa`, `bank`, `manual` …
     pub provider: String,
     /// The provider's receipt number, unique per provider.
     pub receipt: String,
-    /// When, in ms since the epoch.
+    /// When it was booked, in ms since the epoch.
     pub at_ms: u64,
+    /// What the payer wrote as the account (BillRefNumber).
+    pub payer_ref: String,
+    /// When the payer paid, as the provider says, in ms since the epoch; 0: not said.
+    pub paid_ms: u64,
+    /// What a person noted.
+    pub note: String,
+    /// When it was assigned from suspense, in ms since the epoch; 0: it was not.
+    pub assigned_ms: u64,
+    /// How much of it has been paid out again, or is on its way.
+    pub paid_out: Money,
+    /// How much of it the provider has taken back.
+    pub reversed: Money,
+}
+
+/// Provider of corrections by a person.
+pub const ADJUST: &str = "adjustment";
+
+impl Payment {
+    /// What can still be paid out or reversed.
+    #[must_use]
+    pub fn left(&self) -> Money {
+        Money(
+            self.amount
+                .0
+                .saturating_sub(self.paid_out.0)
+                .saturating_sub(self.reversed.0)
+                .max(0),
+        )
+    }
+}
+
+/// How far a payout is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum PayoutState {
+    /// Set aside; somebody has to pay it.
+    #[default]
+    Pending = 0,
+    /// Paid, as the provider says.
+    Paid = 1,
+    /// Not paid: back on the wallet.
+    Failed = 2,
+    /// Nobody knows: it stays set aside until somebody finds out, and is never tried again by itself.
+    Unknown = 3,
+}
+
+impl PayoutState {
+    /// All words.
+    pub const WORDS: &'static [&'static str] = &["pending", "paid", "failed", "unknown"];
+
+    /// Its word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        Self::WORDS.get(self as usize).copied().unwrap_or("pending")
+    }
+
+    /// From its word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<PayoutState> {
+        Self::WORDS
+            .iter()
+            .position(|w| *w == word)
+            .map(|n| PayoutState::from_code(n as u8))
+    }
+
+    /// From the stored number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> PayoutState {
+        match code {
+            1 => PayoutState::Paid,
+            2 => PayoutState::Failed,
+            3 => PayoutState::Unknown,
+            _ => PayoutState::Pending,
+        }
+    }
+}
+
+/// Unused money of a top-up on its way back to the payer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Payout {
+    /// The operator's own number, unique.
+    pub reference: String,
+    /// Of which payment.
+    pub provider: String,
+    /// Of which payment.
+    pub receipt: String,
+    /// Whose.
+    pub account: AccountId,
+    /// How much.
+    pub amount: Money,
+    /// How far it is.
+    pub state: PayoutState,
+    /// When it was asked for, in ms since the epoch.
+    pub at_ms: u64,
+    /// Last change of its state, in ms since the epoch.
+    pub settled_ms: u64,
+}
+
+/// What a statement names beside a charge. Interned: rows carry the number.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct BillingLine {
+    /// Name of the route.
+    pub route: String,
+    /// Class of the sender address; empty: none.
+    pub class: String,
+}
+
+/// What stands behind a version stamped on messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TariffVersion {
+    /// See [`crate::domain::tariff::Tariff::version_with`].
+    pub version: u32,
+    /// Name of the tariff.
+    pub name: String,
+    /// First seen, in ms since the epoch.
+    pub at_ms: u64,
+    /// Tax and refunds.
+    pub terms: Terms,
 }
 
 /// Everything one commit writes.
@@ -257,8 +391,20 @@ pub struct Batch {
     pub postings: Vec<Posting>,
     /// Net change of stored balances, one entry per account.
     pub balances: Vec<(AccountId, Money)>,
-    /// Payments; each also has a posting.
-    pub topups: Vec<Topup>,
+    /// Payments as they are now; what moves money also has a posting.
+    pub payments: Vec<Payment>,
+    /// Payouts as they are now.
+    pub payouts: Vec<Payout>,
+    /// Wallets that are frozen, or no longer.
+    pub frozen: Vec<(AccountId, bool)>,
+    /// Prices that an account has of its own, whole; replaces those it had.
+    pub prices: Vec<(AccountId, Vec<PriceRule>)>,
+    /// Tariff versions seen for the first time.
+    pub tariffs: Vec<TariffVersion>,
+    /// Billing lines used for the first time.
+    pub lines: Vec<(u16, BillingLine)>,
+    /// Segments that accounts with a quota have had accepted: account, day, how many more.
+    pub usage: Vec<(AccountId, u32, u64)>,
     /// Receipts to park.
     pub parked: Vec<Parked>,
     /// Parked receipts that found their message or are too old.
@@ -286,7 +432,13 @@ impl Batch {
             + self.replaced.len()
             + self.postings.len()
             + self.balances.len()
-            + self.topups.len()
+            + self.payments.len()
+            + self.payouts.len()
+            + self.frozen.len()
+            + self.prices.len()
+            + self.tariffs.len()
+            + self.lines.len()
+            + self.usage.len()
             + self.parked.len()
             + self.unparked.len()
             + self.outbox_put.len()
@@ -312,7 +464,13 @@ impl Batch {
         self.replaced.clear();
         self.postings.clear();
         self.balances.clear();
-        self.topups.clear();
+        self.payments.clear();
+        self.payouts.clear();
+        self.frozen.clear();
+        self.prices.clear();
+        self.tariffs.clear();
+        self.lines.clear();
+        self.usage.clear();
         self.parked.clear();
         self.unparked.clear();
         self.outbox_put.clear();

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    AccountId, Batch, BatchId, Fence, Message, MessageKey, Money, OutboxRow, Owned, Pos, Progress, Record,
-    Store, StoreError, Topup,
+    AccountId, Batch, BatchId, Fence, Message, MessageKey, Money, OutboxRow, Owned, Payment, Payout, Pos,
+    Progress, Record, Store, StoreError,
 };
 
 /// What survives the process: shared by the stores that are opened on it one after the other.
@@ -18,7 +18,8 @@ pub struct Disk {
     running: bool,
     batches: Vec<Batch>,
     balances: BTreeMap<AccountId, i64>,
-    topups: HashMap<(String, String), Topup>,
+    payments: HashMap<(String, String), Payment>,
+    payouts: HashMap<String, Payout>,
     outbox: BTreeMap<(AccountId, Pos), OutboxRow>,
     entries: u64,
     /// Errors for the next commits, in order.
@@ -145,9 +146,13 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn find_topup(&mut self, provider: &str, receipt: &str) -> Result<Option<Topup>, StoreError> {
+    fn find_payout(&mut self, reference: &str) -> Result<Option<Payout>, StoreError> {
+        Ok(self.with_disk(|d| d.payouts.get(reference).cloned()))
+    }
+
+    fn find_payment(&mut self, provider: &str, receipt: &str) -> Result<Option<Payment>, StoreError> {
         Ok(self.with_disk(|d| {
-            d.topups
+            d.payments
                 .get(&(provider.to_string(), receipt.to_string()))
                 .cloned()
         }))
@@ -189,12 +194,15 @@ impl Disk {
             *self.balances.entry(*account).or_default() += delta.0;
         }
         self.entries += batch.postings.len() as u64;
-        for t in &batch.topups {
-            let entry = self.entries;
-            self.topups.insert(
-                (t.provider.clone(), t.receipt.clone()),
-                Topup { entry, ..t.clone() },
+        for p in &batch.payments {
+            let entry = if p.entry == 0 { self.entries } else { p.entry };
+            self.payments.insert(
+                (p.provider.clone(), p.receipt.clone()),
+                Payment { entry, ..p.clone() },
             );
+        }
+        for p in &batch.payouts {
+            self.payouts.insert(p.reference.clone(), p.clone());
         }
         for row in &batch.outbox_put {
             self.outbox.insert((row.account, row.pos), row.clone());
@@ -233,9 +241,29 @@ impl Disk {
         for (id, name) in self.batches.iter().flat_map(|b| &b.upstreams) {
             out(Record::Upstream(*id, name));
         }
-        for (account, balance) in &self.balances {
-            out(Record::Wallet(*account, Money(*balance)));
+        let prices: BTreeMap<AccountId, _> = self.batches.iter().flat_map(|b| b.prices.clone()).collect();
+        prices
+            .into_iter()
+            .for_each(|(id, rules)| out(Record::Prices(id, rules)));
+        for tariff in self.batches.iter().flat_map(|b| &b.tariffs) {
+            out(Record::Tariff(tariff.clone()));
         }
+        for (id, line) in self.batches.iter().flat_map(|b| &b.lines) {
+            out(Record::Line(*id, line.clone()));
+        }
+        let frozen: BTreeMap<AccountId, bool> =
+            self.batches.iter().flat_map(|b| &b.frozen).copied().collect();
+        for (account, balance) in &self.balances {
+            let frozen = frozen.get(account).copied().unwrap_or(false);
+            out(Record::Wallet(*account, Money(*balance), frozen));
+        }
+        let mut usage: BTreeMap<(AccountId, u32), u64> = BTreeMap::new();
+        for (account, day, n) in self.batches.iter().flat_map(|b| &b.usage) {
+            *usage.entry((*account, *day)).or_default() += n;
+        }
+        usage
+            .into_iter()
+            .for_each(|((account, day), n)| out(Record::Usage(account, day, n)));
         let marks: BTreeMap<AccountId, Pos> =
             self.batches.iter().flat_map(|b| &b.watermarks).copied().collect();
         marks

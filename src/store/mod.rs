@@ -8,11 +8,13 @@ pub mod memory;
 pub mod sqlite;
 
 pub use batch::{
-    Accepted, Batch, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Posting, Sent, Topup, flags,
+    ADJUST, Accepted, Batch, BillingLine, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Payment,
+    Payout, PayoutState, Posting, Sent, TariffVersion, flags,
 };
 
 use crate::domain::account::Account;
 use crate::domain::message::Message;
+use crate::domain::tariff::PriceRule;
 use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
 
@@ -56,7 +58,8 @@ pub struct Owned {
     pub unclean: bool,
 }
 
-/// One thing found at recovery. The order is: accounts, upstream names, wallets, watermarks, then messages (carried ones first) with
+/// One thing found at recovery. The order is: accounts, their prices, upstream names, tariff versions, billing lines, wallets,
+/// usage, watermarks, then messages (carried ones first) with
 /// their events in journal order, parked receipts, and last the outbox.
 #[derive(Debug)]
 pub enum Record<'a> {
@@ -64,8 +67,16 @@ pub enum Record<'a> {
     Account(Account),
     /// An upstream that rows may name.
     Upstream(UpstreamId, &'a str),
-    /// The stored balance of an account.
-    Wallet(AccountId, Money),
+    /// Prices that an account has of its own.
+    Prices(AccountId, Vec<PriceRule>),
+    /// What stands behind a version stamped on messages.
+    Tariff(TariffVersion),
+    /// A billing line and its number.
+    Line(u16, BillingLine),
+    /// The stored balance of an account, and whether it is frozen.
+    Wallet(AccountId, Money, bool),
+    /// Segments an account with a quota has had accepted on a day.
+    Usage(AccountId, u32, u64),
     /// Everything of this account up to here has been delivered.
     Watermark(AccountId, Pos),
     /// A message on record; its text is not copied.
@@ -148,11 +159,17 @@ pub trait Store: Send {
     /// Any [`StoreError`].
     fn expire_outbox(&mut self, before_ms: u64) -> Result<Vec<(AccountId, bool)>, StoreError>;
 
-    /// A top-up already on record under this provider and receipt.
+    /// A payment already on record under this provider and receipt.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    fn find_topup(&mut self, provider: &str, receipt: &str) -> Result<Option<Topup>, StoreError>;
+    fn find_payment(&mut self, provider: &str, receipt: &str) -> Result<Option<Payment>, StoreError>;
+
+    /// A payout already on record under this reference.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn find_payout(&mut self, reference: &str) -> Result<Option<Payout>, StoreError>;
 
     /// Moves the log into the main file when it has grown enough. Called after acknowledgements have gone out.
     ///

@@ -73,7 +73,9 @@ pub fn tariff(name: &str, charge_on: config::ChargeOn) -> config::Tariff {
         price: vec![config::Price {
             prefix: "254".into(),
             price: Money(800_000),
+            ..config::Price::default()
         }],
+        ..config::Tariff::default()
     }
 }
 

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use super::correlate::Correlation;
 use crate::domain::message::{Piece, Stub};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
+use crate::domain::tariff::Terms;
 use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
 use crate::store::{Accepted, Finished, Mark, MarkKind, Sent, flags};
@@ -55,6 +56,10 @@ pub struct Open {
     pub led: bool,
     /// Price of all segments.
     pub price: Money,
+    /// Version of the tariff: its terms decide what is kept.
+    pub tariff: u32,
+    /// Its billing line.
+    pub line: u16,
     /// Accepted, ms since the epoch.
     pub at_ms: u64,
     /// Not sent after this, ms since the epoch.
@@ -105,12 +110,18 @@ impl Part {
 /// What an event does to a wallet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Effect {
-    /// No longer held.
+    /// Held from now on. In the ledger alone: the wallet granted it at admission.
+    pub hold: Money,
+    /// No longer held: charged or released.
     pub unhold: Money,
-    /// Charged.
+    /// Charged, tax included.
     pub charge: Money,
-    /// Given back after a charge.
+    /// The tax in that.
+    pub charge_tax: Money,
+    /// Given back after a charge, tax included.
     pub refund: Money,
+    /// The tax in that.
+    pub refund_tax: Money,
 }
 
 /// All open messages. Keys are ours and dense, so the map's default hasher is not needed; foldhash is fast and safe.
@@ -121,13 +132,37 @@ pub struct Book {
     led: HashMap<u64, Vec<MessageKey>>,
     /// Receipt correlation.
     pub correlation: Correlation,
+    terms: HashMap<u32, Terms>,
 }
+
+/// Of messages whose tariff is not known: only of releases that kept none.
+static PLAIN: Terms = Terms {
+    tax_bp: 0,
+    refunds: Vec::new(),
+};
 
 impl Book {
     /// How many messages are open.
     #[must_use]
     pub fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// The terms behind a tariff's version.
+    #[must_use]
+    pub fn terms(&self, version: u32) -> &Terms {
+        self.terms.get(&version).unwrap_or(&PLAIN)
+    }
+
+    /// Whether a version's terms are known.
+    #[must_use]
+    pub fn knows_terms(&self, version: u32) -> bool {
+        self.terms.contains_key(&version)
+    }
+
+    /// Notes the terms behind a version; what is known stands.
+    pub fn set_terms(&mut self, version: u32, terms: Terms) {
+        self.terms.entry(version).or_insert(terms);
     }
 
     /// An open message.
@@ -147,20 +182,24 @@ impl Book {
         self.open.iter().map(|(k, o)| (MessageKey(*k), o))
     }
 
+    /// What a message's acceptance does to its wallet.
+    #[must_use]
+    pub fn accepting(&self, a: &Accepted) -> Effect {
+        Effect {
+            hold: a.price,
+            ..if a.charge_on == ChargeOn::Accepted {
+                charged(self.terms(a.tariff), Money::ZERO, a.price)
+            } else {
+                Effect::default()
+            }
+        }
+    }
+
     /// A message is on record. Again changes nothing.
     pub fn accepted(&mut self, a: &Accepted, upstream: UpstreamId) -> Effect {
-        let mut effect = Effect::default();
+        let effect = self.accepting(a);
         self.open.entry(a.key.0).or_insert_with(|| {
-            let captured = if a.charge_on == ChargeOn::Accepted {
-                effect = Effect {
-                    unhold: a.price,
-                    charge: a.price,
-                    refund: Money::ZERO,
-                };
-                a.price
-            } else {
-                Money::ZERO
-            };
+            let captured = effect.charge;
             Open {
                 account: a.account,
                 upstream,
@@ -175,6 +214,8 @@ impl Book {
                 written: false,
                 led: false,
                 price: a.price,
+                tariff: a.tariff,
+                line: a.line,
                 at_ms: a.at_ms,
                 expires_ms: a.expires_ms,
                 step_ms: a.at_ms,
@@ -269,7 +310,7 @@ impl Book {
         if o.captured == o.price || o.charge_on != ChargeOn::Submitted {
             return Effect::default();
         }
-        capture(o, o.price)
+        capture(&self.terms, o, o.price)
     }
 
     fn part_sent(&mut self, e: &Sent) -> Effect {
@@ -296,7 +337,7 @@ impl Book {
             return Effect::default();
         }
         let earned = share(o, |p| p.taken());
-        capture(o, earned)
+        capture(&self.terms, o, earned)
     }
 
     /// A step that is neither.
@@ -392,6 +433,7 @@ impl Book {
                 o.captured = a.price;
             }
             o.price = a.price;
+            o.tariff = a.tariff;
             o.segments = a.segments;
             o.wants = a.wants;
             o.expires_ms = a.expires_ms;
@@ -406,21 +448,22 @@ impl Book {
         }
     }
 
-    /// What a message that ends like this costs. `taken`: an upstream had accepted it, or says so by sending a receipt. A
-    /// message in parts costs what its parts do.
+    /// What a message that ends like this costs, by the terms it was accepted under. `taken`: an upstream had accepted it, or says
+    /// so by sending a receipt. A message in parts costs what its parts do.
     #[must_use]
-    pub fn cost(o: &Open, state: Final, taken: bool) -> Money {
+    pub fn cost(&self, o: &Open, state: Final, err: u16, taken: bool) -> Money {
+        let terms = self.terms(o.tariff);
         if o.parts.is_some() {
-            return match o.charge_on {
-                ChargeOn::Accepted | ChargeOn::Submitted => share(o, Part::taken),
-                ChargeOn::Delivered => share(o, |p| matches!(p.state, PartState::Over(Final::Delivered, ..))),
-            };
+            return share(o, |p| match p.state {
+                PartState::Over(state, err, taken) => terms.earned(o.charge_on, state, err, taken),
+                _ => terms.earned(o.charge_on, state, err, p.taken()),
+            });
         }
-        let earned = match o.charge_on {
-            ChargeOn::Accepted | ChargeOn::Submitted => taken,
-            ChargeOn::Delivered => state == Final::Delivered,
-        };
-        if earned { o.price } else { Money::ZERO }
+        if terms.earned(o.charge_on, state, err, taken) {
+            o.price
+        } else {
+            Money::ZERO
+        }
     }
 
     /// It is over. `None` if it was not open.
@@ -434,11 +477,17 @@ impl Book {
             self.correlation.remove(handle, e.key);
             self.correlation.remember(handle, o.stub.parts().dest);
         }
-        let effect = Effect {
-            unhold: Money(o.price.0 - o.captured.0),
-            charge: Money((e.charged.0 - o.captured.0).max(0)),
-            refund: Money((o.captured.0 - e.charged.0).max(0)),
+        let terms = self.terms(o.tariff);
+        let mut effect = if e.charged >= o.captured {
+            charged(terms, o.captured, e.charged)
+        } else {
+            Effect {
+                refund: Money(o.captured.0 - e.charged.0),
+                refund_tax: Money(terms.tax_in(o.captured).0 - terms.tax_in(e.charged).0),
+                ..Effect::default()
+            }
         };
+        effect.unhold = Money(o.price.0 - o.captured.0);
         Some((o, effect))
     }
 }
@@ -476,15 +525,27 @@ fn share(o: &Open, counts: impl Fn(&Part) -> bool) -> Money {
     Money(o.price.0.saturating_mul(n) / (parts.len() as i64).max(1))
 }
 
-/// Charges what has been earned beyond what was charged before.
-fn capture(o: &mut Open, earned: Money) -> Effect {
-    let more = Money((earned.0 - o.captured.0).max(0));
-    o.captured.0 += more.0;
+/// The effect of a charge that grows from `before` to `after`. The tax is that of the whole, so that it does not depend on the
+/// steps.
+fn charged(terms: &Terms, before: Money, after: Money) -> Effect {
+    let more = Money(after.0 - before.0);
     Effect {
         unhold: more,
         charge: more,
-        refund: Money::ZERO,
+        charge_tax: Money(terms.tax_in(after).0 - terms.tax_in(before).0),
+        ..Effect::default()
     }
+}
+
+/// Charges what has been earned beyond what was charged before.
+fn capture(terms: &HashMap<u32, Terms>, o: &mut Open, earned: Money) -> Effect {
+    let effect = charged(
+        terms.get(&o.tariff).unwrap_or(&PLAIN),
+        o.captured,
+        earned.max(o.captured),
+    );
+    o.captured.0 += effect.charge.0;
+    effect
 }
 
 /// A message in parts is sent when none of them waits any more.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::book::Effect;
+use super::tally::Why;
 use super::{DIRTY_MS, Engine};
 use crate::domain::message::Piece;
 use crate::domain::outcome::ChargeOn;
@@ -13,7 +14,7 @@ use crate::flow::ingress::{ControlError, ControlReply, Outcome, Ticket, ToCustom
 use crate::flow::lane::Outgoing;
 use crate::ids::{AccountId, MessageKey};
 use crate::money::Money;
-use crate::store::{Posting, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Pause before a commit that found no room is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
@@ -32,48 +33,42 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    /// Adds postings and balances: one posting per account, kind and commit.
+    /// Adds postings and balances: sums per account, billing line, reason and commit.
     fn close_batch(&mut self) {
         self.batch.id = self.batch_id();
         let now = (self.options.now_ms)();
-        self.batch.postings.retain(|p| p.reason == "topup");
-        let mut balances: Vec<(AccountId, Money)> = self.pending.wallet_posts.clone();
+        self.batch.postings.retain(|p| !p.of_messages());
         let mut sums = self.pending.effects.clone();
-        for a in self
-            .batch
-            .accepted
-            .iter()
-            .filter(|a| a.charge_on == ChargeOn::Accepted)
-        {
-            let slot = sums.entry(a.account).or_default();
-            slot.0.charge.0 += a.price.0;
-            slot.1 += 1;
+        for a in &self.batch.accepted {
+            let tally = sums.entry((a.account, a.line, Why::Earned)).or_default();
+            tally.add(&self.book.accepting(a));
         }
         let mut sums: Vec<_> = sums.into_iter().collect();
-        sums.sort_unstable_by_key(|(a, _)| *a);
-        for (account, (effect, charges, refunds)) in sums {
-            let mut post = |debit: &str, credit: &str, amount: Money, count: u32, reason: &'static str| {
-                if count > 0 {
-                    self.batch.postings.push(Posting {
-                        at_ms: now,
-                        account,
-                        debit: debit.into(),
-                        credit: credit.into(),
-                        amount,
-                        count,
-                        reason,
-                        reference: String::new(),
-                    });
-                }
-            };
-            post("wallet", "revenue", effect.charge, charges, "charge");
-            post("revenue", "wallet", effect.refund, refunds, "refund");
-            let delta = Money(effect.refund.0 - effect.charge.0);
-            if charges + refunds > 0 {
-                match balances.iter_mut().find(|(a, _)| *a == account) {
+        sums.sort_unstable_by_key(|((account, line, why), _)| (*account, *line, *why));
+        let mut balances: Vec<(AccountId, Money)> = self.pending.wallet_posts.clone();
+        for ((account, line, why), tally) in sums {
+            tally.post(account, line, why, now, &mut self.batch.postings);
+            let delta = Money(tally.effect.refund.0 - tally.effect.charge.0);
+            if delta != Money::ZERO {
+                match balances.iter_mut().rev().find(|(a, _)| *a == account) {
                     Some((_, sum)) => sum.0 += delta.0,
                     None => balances.push((account, delta)),
                 }
+            }
+        }
+        self.batch.usage.clear();
+        for (account, period, segments) in &self.pending.quotas {
+            match self
+                .batch
+                .usage
+                .iter_mut()
+                .find(|(a, day, _)| (*a, *day) == (*account, period.day))
+            {
+                Some((.., n)) => *n += u64::from(*segments),
+                None => self
+                    .batch
+                    .usage
+                    .push((*account, period.day, u64::from(*segments))),
             }
         }
         self.batch.balances = balances;
@@ -154,8 +149,14 @@ impl<S: Store> Engine<S> {
                     .map(|t| ToCustomer::Refused(t, Reject::StoreUnavailable)),
             );
         }
-        self.batch.postings.retain(|p| p.reason == "topup");
+        for (id, period, segments) in self.pending.quotas.drain(..) {
+            if let Some(account) = self.gateway.accounts().get(id) {
+                account.with_quota(|q| q.give_back(period, segments));
+            }
+        }
+        self.batch.postings.retain(|p| !p.of_messages());
         self.batch.balances.clear();
+        self.batch.usage.clear();
     }
 
     /// While the store is down, submits that had been admitted before it was noticed are answered, not kept waiting, and
@@ -174,6 +175,11 @@ impl<S: Store> Engine<S> {
                     let octets = items.iter().map(|i| i.message.record().len()).sum();
                     gateway.left_commit(items.len(), octets);
                     let tickets: Vec<_> = items.iter().filter_map(|i| i.ticket).collect();
+                    for item in &items {
+                        if let Some(period) = item.quota {
+                            account.with_quota(|q| q.give_back(period, item.segments));
+                        }
+                    }
                     account.with_wallet(|w| items.into_iter().for_each(|i| w.release(i.hold)));
                     reply.put(
                         tickets
@@ -226,23 +232,24 @@ impl<S: Store> Engine<S> {
             .iter()
             .filter(|a| a.charge_on == ChargeOn::Accepted)
         {
-            let slot = self.pending.effects.entry(a.account).or_default();
-            slot.0.unhold.0 += a.price.0;
-            slot.0.charge.0 += a.price.0;
+            let tally = self
+                .pending
+                .effects
+                .entry((a.account, a.line, Why::Earned))
+                .or_default();
+            tally.add(&Effect {
+                hold: Money::ZERO,
+                ..self.book.accepting(a)
+            });
         }
-        for (
-            id,
-            (
-                Effect {
-                    unhold,
-                    charge,
-                    refund,
-                },
-                _,
-                _,
-            ),
-        ) in self.pending.effects.drain()
-        {
+        self.pending.quotas.clear();
+        for ((id, ..), tally) in self.pending.effects.drain() {
+            let Effect {
+                unhold,
+                charge,
+                refund,
+                ..
+            } = tally.effect;
             if let Some(account) = accounts.get(id) {
                 account.with_wallet(|w| {
                     w.unhold(unhold);
@@ -254,6 +261,21 @@ impl<S: Store> Engine<S> {
         for (id, amount) in self.pending.wallet_posts.drain(..) {
             if let Some(account) = accounts.get(id) {
                 account.with_wallet(|w| w.post(amount));
+            }
+        }
+        for (id, amount) in self.pending.set_aside.drain(..) {
+            if let Some(account) = accounts.get(id) {
+                account.with_wallet(|w| w.unhold(amount));
+            }
+        }
+        for (id, frozen) in &self.batch.frozen {
+            if let Some(account) = accounts.get(*id) {
+                account.with_wallet(|w| w.set_frozen(*frozen));
+            }
+        }
+        for (id, rules, prices) in self.pending.prices.drain(..) {
+            if let Some(account) = accounts.get(id) {
+                account.set_prices(rules, prices);
             }
         }
     }
@@ -378,10 +400,10 @@ impl<S: Store> Engine<S> {
             reply(result);
         }
         let mut failed = Vec::new();
-        for (reply, provider, receipt, duplicate) in self.pending.topup_replies.drain(..) {
-            let found = self.store.find_topup(&provider, &receipt);
+        for (reply, provider, receipt, duplicate) in self.pending.payment_replies.drain(..) {
+            let found = self.store.find_payment(&provider, &receipt);
             reply(match found {
-                Ok(Some(topup)) => Ok(ControlReply::Topup(topup, duplicate)),
+                Ok(Some(payment)) => Ok(ControlReply::Payment(payment, duplicate)),
                 Ok(None) => Err(ControlError::Unavailable),
                 Err(error) => {
                     failed.push(error);
@@ -427,6 +449,6 @@ impl super::Pending {
             && self.outcomes.is_empty()
             && self.lookups.is_empty()
             && self.returned.is_empty()
-            && self.topup_replies.is_empty()
+            && self.payment_replies.is_empty()
     }
 }

@@ -8,31 +8,23 @@ use crate::flow::account::AccountState;
 use crate::flow::ingress::{Change, Control, ControlError, ControlReply, Reply};
 use crate::ids::AccountId;
 use crate::money::Money;
-use crate::store::{Posting, Store, Topup};
+use crate::store::Store;
 
 impl<S: Store> Engine<S> {
     pub(super) fn control(&mut self, op: Control, reply: Reply, now: u64) {
         match op {
             Control::CreateAccount(account) => self.create_account(*account, reply),
             Control::ChangeAccount(id, change) => self.change_account(id, change, reply),
-            Control::Topup {
-                account,
-                amount,
+            Control::ChangePrices(account, change) => self.change_prices(account, change, reply),
+            Control::Pay(payment) => self.pay(*payment, reply, now),
+            Control::Assign {
                 provider,
                 receipt,
-            } => {
-                self.topup(
-                    Topup {
-                        entry: 0,
-                        account,
-                        amount,
-                        provider,
-                        receipt,
-                        at_ms: now,
-                    },
-                    reply,
-                );
-            }
+                account,
+            } => self.assign(&provider, &receipt, account, reply, now),
+            Control::Reverse { provider, receipt } => self.reverse(&provider, &receipt, reply, now),
+            Control::Payout(payout) => self.request_payout(*payout, reply, now),
+            Control::SettlePayout { reference, state } => self.settle_payout(&reference, state, reply, now),
             Control::ShowOpen(key) => {
                 let view = self.book.get(key).map(|o| Self::view(key, o));
                 self.pending.replies.push((reply, Ok(ControlReply::Open(view))));
@@ -65,6 +57,9 @@ impl<S: Store> Engine<S> {
                 .replies
                 .push((reply, Err(ControlError::Taken(field))));
         }
+        if let Some(tariff) = self.gateway.policy.load().tariff(&account.tariff) {
+            account.currency.clone_from(&tariff.currency);
+        }
         account.id = AccountId(self.next_account);
         self.next_account += 1;
         self.batch.accounts.push(account.clone());
@@ -78,6 +73,12 @@ impl<S: Store> Engine<S> {
             .push((reply, Ok(ControlReply::Account(account))));
     }
 
+    fn other_currency(&self, account: &Account) -> bool {
+        let policy = self.gateway.policy.load();
+        let tariff = policy.tariff(&account.tariff);
+        tariff.is_some_and(|t| !account.currency.is_empty() && t.currency != account.currency)
+    }
+
     fn change_account(&mut self, id: AccountId, change: Change, reply: Reply) {
         // One that is already changed in this batch goes on from there.
         let changed = self.pending.replaced.iter().rev().find(|a| a.id == id).cloned();
@@ -87,6 +88,9 @@ impl<S: Store> Engine<S> {
             None => Err(ControlError::NotFound),
             Some(mut account) => change(&mut account).and_then(|()| match self.taken(&account) {
                 Some(field) => Err(ControlError::Taken(field)),
+                None if self.other_currency(&account) => Err(ControlError::State(
+                    "this tariff is in another currency than the account's wallet; open another account for it",
+                )),
                 None => Ok(account),
             }),
         };
@@ -96,85 +100,5 @@ impl<S: Store> Engine<S> {
             ControlReply::Account(account)
         });
         self.pending.replies.push((reply, result));
-    }
-
-    fn topup(&mut self, topup: Topup, reply: Reply) {
-        let same = |t: &Topup| t.provider == topup.provider && t.receipt == topup.receipt;
-        let known = match self.batch.topups.iter().find(|t| same(t)).cloned() {
-            Some(first) => Ok(Some(first)),
-            None => self.store.find_topup(&topup.provider, &topup.receipt),
-        };
-        match known {
-            Err(error) => {
-                self.pending.replies.push((reply, Err(ControlError::Unavailable)));
-                self.read_failed(error);
-            }
-            Ok(Some(first)) if (first.account, first.amount) != (topup.account, topup.amount) => {
-                self.pending
-                    .replies
-                    .push((reply, Err(ControlError::IdempotencyConflict)));
-            }
-            // Entry 0: it is in this very batch; its number is known after the commit.
-            Ok(Some(first)) if first.entry == 0 => {
-                self.pending
-                    .topup_replies
-                    .push((reply, first.provider, first.receipt, true));
-            }
-            Ok(Some(first)) => self
-                .pending
-                .replies
-                .push((reply, Ok(ControlReply::Topup(first, true)))),
-            Ok(None) => self.book_topup(topup, reply),
-        }
-    }
-
-    /// Whether a balance can take this payment on top of those of the batch.
-    fn fits(&self, account: AccountId, amount: Money) -> bool {
-        let accounts = self.gateway.accounts();
-        let balance = accounts
-            .get(account)
-            .map_or(Money::ZERO, |a| a.with_wallet(|w| w.balance()));
-        let posts = &self.pending.wallet_posts;
-        let pending = posts.iter().filter(|(a, _)| *a == account).map(|(_, sum)| *sum);
-        pending
-            .chain([amount])
-            .try_fold(balance, Money::checked_add)
-            .is_some_and(|sum| sum <= Money::MOST)
-    }
-
-    fn book_topup(&mut self, topup: Topup, reply: Reply) {
-        if self.gateway.accounts().get(topup.account).is_none() {
-            return self.pending.replies.push((reply, Err(ControlError::NotFound)));
-        }
-        if !self.fits(topup.account, topup.amount) {
-            let what = format!("the balance would be more than {}", Money::MOST);
-            return self
-                .pending
-                .replies
-                .push((reply, Err(ControlError::Invalid("amount", what))));
-        }
-        self.batch.postings.push(Posting {
-            at_ms: topup.at_ms,
-            account: topup.account,
-            debit: format!("clearing:{}", topup.provider),
-            credit: "wallet".into(),
-            amount: topup.amount,
-            count: 1,
-            reason: "topup",
-            reference: topup.receipt.clone(),
-        });
-        match self
-            .pending
-            .wallet_posts
-            .iter_mut()
-            .find(|(a, _)| *a == topup.account)
-        {
-            Some((_, sum)) => sum.0 += topup.amount.0,
-            None => self.pending.wallet_posts.push((topup.account, topup.amount)),
-        }
-        self.pending
-            .topup_replies
-            .push((reply, topup.provider.clone(), topup.receipt.clone(), false));
-        self.batch.topups.push(topup);
     }
 }

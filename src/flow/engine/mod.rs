@@ -9,10 +9,12 @@ mod control;
 mod correlate;
 mod join;
 mod operate;
+mod payments;
 mod receipts;
 mod recover;
 mod rejoin;
 mod settle;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -26,12 +28,16 @@ use super::gateway::Gateway;
 use super::ingress::{ControlError, ControlReply, Input, Mailbox, Reply, Ticket, ToCustomer, ToUpstream};
 use super::lane::Outgoing;
 use super::outbox::OutItem;
+use super::policy::Policy;
 use crate::domain::outcome::Final;
+use crate::domain::quota::Period;
+use crate::domain::tariff::{PriceList, PriceRule};
 use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
-use crate::store::{Batch, Fence, Parked, Store, StoreError};
+use crate::store::{Batch, BillingLine, Fence, Parked, Store, StoreError};
 use book::{Book, Effect, Phase};
 pub use operate::Replacement;
+use tally::{Tally, Why};
 
 /// How the engine runs.
 #[derive(Clone, Copy, Debug)]
@@ -83,10 +89,15 @@ struct Pending {
     outcomes: Vec<(Arc<Mailbox<ToCustomer>>, ToCustomer)>,
     lookups: Vec<super::lookup::Job>,
     deliveries: Vec<(AccountId, OutItem)>,
-    effects: HashMap<AccountId, (Effect, u32, u32)>,
+    effects: HashMap<(AccountId, u16, Why), Tally>,
+    /// Segments counted in `batch.accepted`, of accounts with a quota.
+    quotas: Vec<(AccountId, Period, u8)>,
+    /// Held for what this batch pays out.
+    set_aside: Vec<(AccountId, Money)>,
+    prices: Vec<(AccountId, Vec<PriceRule>, PriceList)>,
     replies: Vec<(Reply, Result<ControlReply, ControlError>)>,
-    /// Provider, receipt, and whether it repeats one of the same batch.
-    topup_replies: Vec<(Reply, String, String, bool)>,
+    /// Provider, receipt, and whether it was on record before.
+    payment_replies: Vec<(Reply, String, String, bool)>,
     new_accounts: Vec<Arc<AccountState>>,
     replaced: Vec<crate::domain::account::Account>,
     recorded: Vec<(AccountId, usize)>,
@@ -105,6 +116,10 @@ pub struct Engine<S> {
     next_pos: u64,
     next_sequence: u32,
     next_account: u32,
+    /// Numbers of billing lines.
+    lines: HashMap<BillingLine, u16>,
+    /// The same by route and class of the policy in force.
+    lines_of: (Option<Arc<Policy>>, HashMap<(u16, u16), u16>),
     book: Book,
     /// Messages about to end, by time: those with a short validity or a near receipt timeout.
     due: BTreeMap<(u64, MessageKey), ()>,
@@ -190,6 +205,8 @@ impl<S: Store> Engine<S> {
             next_pos: owned.next_pos.0.max(1),
             next_sequence: 0,
             next_account: 1,
+            lines: HashMap::new(),
+            lines_of: (None, HashMap::new()),
             book: Book::default(),
             due: BTreeMap::new(),
             sweep: 0,
@@ -386,16 +403,12 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn effect(&mut self, account: AccountId, effect: Effect) {
-        if effect == Effect::default() {
-            return;
+    /// Notes what an event does to a wallet; posted with the batch, in sums by account, billing line and reason.
+    fn effect(&mut self, account: AccountId, line: u16, why: Why, effect: Effect) {
+        if effect != Effect::default() {
+            let tally = self.pending.effects.entry((account, line, why)).or_default();
+            tally.add(&effect);
         }
-        let slot = self.pending.effects.entry(account).or_default();
-        slot.0.unhold.0 += effect.unhold.0;
-        slot.0.charge.0 += effect.charge.0;
-        slot.0.refund.0 += effect.refund.0;
-        slot.1 += u32::from(effect.charge != Money::ZERO);
-        slot.2 += u32::from(effect.refund != Money::ZERO);
     }
 
     fn view(key: MessageKey, o: &book::Open) -> OpenView {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::book::{Effect, Open, Phase};
+use super::tally::Why;
 use crate::domain::account::Account;
 use crate::domain::address::same_number;
 use crate::domain::message::{Flags, Message, Parts, Piece, payload_tlv};
@@ -17,6 +18,7 @@ use crate::flow::account::AccountState;
 use crate::flow::ingress::{Asked, Mailbox, Operation, Outcome, Ticket, ToCustomer};
 use crate::flow::lane::Outgoing;
 use crate::flow::lookup::{Job, Question};
+use crate::flow::quote::quote;
 use crate::ids::{MessageKey, UpstreamId};
 use crate::money::Money;
 use crate::store::{Accepted, MarkKind, Store, StoreError};
@@ -366,7 +368,16 @@ impl<S: Store> Engine<S> {
             Err(reason) => return Ok(Some(Outcome::Refused(reason))),
         };
         // The difference in price is held before the message is touched, and given back if it is too late for it.
-        let more = Money((row.price.0 - open.price.0).max(0));
+        let mut more = Money((row.price.0 - open.price.0).max(0));
+        self.note_terms(&self.gateway.policy.load_full(), account, row.tariff);
+        let (was, is) = (self.book.terms(open.tariff), self.book.terms(row.tariff));
+        let (tax_was, tax_is) = (was.tax_in(open.captured), is.tax_in(row.price));
+        let charged = open.charge_on == ChargeOn::Accepted;
+        // Two tariffs may be taxed in two ways: then all of the old price comes back, and all of the new one is charged.
+        let anew = charged && was.tax_bp != is.tax_bp;
+        if anew {
+            more = row.price;
+        }
         let Ok(hold) = account.with_wallet(|w| w.hold(more)) else {
             return Ok(Some(Outcome::Refused(Reject::Balance)));
         };
@@ -376,19 +387,32 @@ impl<S: Store> Engine<S> {
         }
         let more = hold.into_record();
         let less = Money((open.price.0 - row.price.0).max(0));
-        let effect = if open.charge_on == ChargeOn::Accepted {
+        let effect = if anew {
             Effect {
+                hold: more,
                 unhold: more,
                 charge: more,
+                charge_tax: tax_is,
+                refund: open.captured,
+                refund_tax: tax_was,
+            }
+        } else if charged {
+            Effect {
+                hold: more,
+                unhold: more,
+                charge: more,
+                charge_tax: Money((tax_is.0 - tax_was.0).max(0)),
                 refund: less,
+                refund_tax: Money((tax_was.0 - tax_is.0).max(0)),
             }
         } else {
             Effect {
+                hold: more,
                 unhold: less,
                 ..Effect::default()
             }
         };
-        self.effect(open.account, effect);
+        self.effect(open.account, open.line, Why::Replaced, effect);
         self.mark(open.upstream, key, Piece::WHOLE, MarkKind::Replaced, now);
         self.book.replaced(&row);
         self.watch(key, row.expires_ms, now);
@@ -451,11 +475,7 @@ impl<S: Store> Engine<S> {
             sar_total: None,
         };
         let segments = text::count(&content).map_err(|_| Reject::TooLong)?;
-        let tariff = policy.tariff(&spec.tariff).ok_or(Reject::NoPrice)?;
-        let price = tariff
-            .price(parts.dest)
-            .and_then(|unit| unit.times(u32::from(segments)))
-            .ok_or(Reject::NoPrice)?;
+        let quote = quote(&policy, account, &spec, (parts.source, parts.dest), segments, now)?;
         let longest = now + policy.validity_max_ms;
         let long = new_text.len() > SHORT_MAX;
         let payload = payload_tlv(&new_text);
@@ -464,11 +484,12 @@ impl<S: Store> Engine<S> {
             account: open.account,
             at_ms: open.at_ms,
             expires_ms: new.expires_ms.map_or(open.expires_ms, |at| at.min(longest)),
-            price,
-            tariff: tariff.version,
+            price: quote.price,
+            tariff: quote.version,
             charge_on: open.charge_on,
             wants: Wants::from_bits(new.registered_delivery),
             segments,
+            line: open.line,
             message: Message::new(&Parts {
                 flags,
                 text: if long { &[] } else { &new_text },

@@ -7,6 +7,8 @@ use super::Engine;
 use super::book::Phase;
 use super::settle::counts;
 use crate::domain::outcome::{ChargeOn, Final};
+use crate::domain::quota::{Period, Quota};
+use crate::domain::tariff::{PriceList, PriceRule};
 use crate::flow::account::{AccountState, Accounts};
 use crate::flow::outbox::{OutItem, Payload};
 use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
@@ -16,7 +18,9 @@ use crate::store::{Finished, Record, Store, StoreError, flags};
 #[derive(Default)]
 struct Found {
     accounts: Vec<crate::domain::account::Account>,
-    balances: HashMap<AccountId, Money>,
+    balances: HashMap<AccountId, (Money, bool)>,
+    prices: HashMap<AccountId, Vec<PriceRule>>,
+    usage: Vec<(AccountId, u32, u64)>,
     marks: HashMap<AccountId, Pos>,
     held: HashMap<AccountId, i64>,
     undelivered: Vec<(AccountId, OutItem)>,
@@ -30,14 +34,23 @@ impl<S: Store> Engine<S> {
     pub(super) fn recover(&mut self) -> Result<(), StoreError> {
         let mut found = Found::default();
         let book = &mut self.book;
+        let lines = &mut self.lines;
         self.store.recover(&mut |record| match record {
             Record::Account(account) => found.accounts.push(account),
             Record::Upstream(id, name) => {
                 found.upstreams.insert(name.to_string(), id);
             }
-            Record::Wallet(account, balance) => {
-                found.balances.insert(account, balance);
+            Record::Prices(account, rules) => {
+                found.prices.insert(account, rules);
             }
+            Record::Tariff(tariff) => book.set_terms(tariff.version, tariff.terms),
+            Record::Line(number, line) => {
+                lines.insert(line, number);
+            }
+            Record::Wallet(account, balance, frozen) => {
+                found.balances.insert(account, (balance, frozen));
+            }
+            Record::Usage(account, day, segments) => found.usage.push((account, day, segments)),
             Record::Watermark(account, pos) => {
                 found.marks.insert(account, pos);
             }
@@ -88,12 +101,41 @@ impl<S: Store> Engine<S> {
 
     fn install(&mut self, found: Found) -> Result<(), StoreError> {
         let mut accounts = Accounts::default();
-        for spec in found.accounts {
+        let policy = self.gateway.policy.load_full();
+        let period = Period::of((self.options.now_ms)(), policy.day_offset_min);
+        for mut spec in found.accounts {
             let id = spec.id;
             self.next_account = self.next_account.max(id.0 + 1);
-            let balance = found.balances.get(&id).copied().unwrap_or_default();
+            if spec.currency.is_empty()
+                && let Some(tariff) = policy.tariff(&spec.tariff)
+            {
+                // Of a release that did not fix it.
+                spec.currency.clone_from(&tariff.currency);
+                self.batch.accounts.push(spec.clone());
+            }
+            let (balance, frozen) = found.balances.get(&id).copied().unwrap_or_default();
             let account = AccountState::new(spec, balance);
-            account.with_wallet(|w| w.rehold(Money(found.held.get(&id).copied().unwrap_or(0))));
+            account.with_wallet(|w| {
+                w.rehold(Money(found.held.get(&id).copied().unwrap_or(0)));
+                w.set_frozen(frozen);
+            });
+            if let Some(rules) = found.prices.get(&id)
+                && let Ok(list) = PriceList::new(rules)
+            {
+                account.set_prices(rules.clone(), list);
+            }
+            let used = |days: std::ops::RangeInclusive<u32>| -> u64 {
+                let of = found
+                    .usage
+                    .iter()
+                    .filter(|(a, day, _)| *a == id && days.contains(day));
+                of.map(|(.., n)| n).sum()
+            };
+            let (today, month) = (
+                used(period.day..=period.day),
+                used(Period::first_day(period.month)..=period.day),
+            );
+            account.with_quota(|q| *q = Quota::new(period, today, month));
             account
                 .outbox
                 .restore(found.marks.get(&id).copied().unwrap_or_default());

@@ -1,11 +1,13 @@
 //! Submits go on record, and what upstreams report about messages becomes events.
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Engine;
-use super::book::{Book, Open, Part, PartState, Phase, rolled_up};
+use super::book::{Open, Part, PartState, Phase, rolled_up};
+use super::tally::Why;
 use crate::domain::account::Receipts;
 use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::Final;
@@ -13,8 +15,9 @@ use crate::flow::account::AccountState;
 use crate::flow::ingress::{Admitted, Mailbox, ToCustomer, ToUpstream, UpEvent};
 use crate::flow::lane::Outgoing;
 use crate::flow::outbox::{OutItem, Payload};
+use crate::flow::policy::Policy;
 use crate::ids::{AccountId, MessageKey, UpstreamId};
-use crate::store::{Accepted, Finished, Mark, MarkKind, Sent, Store, flags};
+use crate::store::{Accepted, BillingLine, Finished, Mark, MarkKind, Sent, Store, TariffVersion, flags};
 
 impl<S: Store> Engine<S> {
     pub(super) fn submits(
@@ -25,6 +28,7 @@ impl<S: Store> Engine<S> {
     ) {
         let policy = self.gateway.policy.load_full();
         let mut sequences = Vec::with_capacity(items.len());
+        let mut version = None;
         for item in items {
             self.turn = self.turn.wrapping_add(1);
             let turn = part_of(account.id, &item.message).unwrap_or(self.turn);
@@ -32,6 +36,14 @@ impl<S: Store> Engine<S> {
                 .gateway
                 .pick(&policy, item.route, turn)
                 .map_or(UpstreamId::NONE, |u| u.id);
+            // Nearly always that of the message before.
+            if version.replace(item.tariff) != Some(item.tariff) {
+                self.note_terms(&policy, &account, item.tariff);
+            }
+            if let Some(period) = item.quota {
+                self.pending.quotas.push((account.id, period, item.segments));
+            }
+            let line = self.line_of(&policy, item.route, item.class);
             let row = Accepted {
                 key: self.next_key(),
                 account: account.id,
@@ -42,6 +54,7 @@ impl<S: Store> Engine<S> {
                 charge_on: item.charge_on,
                 wants: item.wants,
                 segments: item.segments,
+                line,
                 message: item.message,
             };
             // Its effect is added when the batch is closed, since the row may still be refused for lack of space.
@@ -52,6 +65,47 @@ impl<S: Store> Engine<S> {
             self.batch.accepted.push(row);
         }
         self.pending.submits.push((account, reply, sequences));
+    }
+
+    /// Puts the terms behind a version on record before the first message that is stamped with it.
+    pub(super) fn note_terms(&mut self, policy: &Policy, account: &AccountState, version: u32) {
+        if self.book.knows_terms(version) {
+            return;
+        }
+        let Some(tariff) = policy.tariff(&account.spec().tariff) else {
+            return;
+        };
+        self.book.set_terms(version, tariff.terms.clone());
+        self.batch.tariffs.push(TariffVersion {
+            version,
+            name: tariff.name.clone(),
+            at_ms: (self.options.now_ms)(),
+            terms: tariff.terms.clone(),
+        });
+    }
+
+    /// The number of a billing line; a new one goes on record with the first message that names it.
+    fn line_of(&mut self, policy: &Arc<Policy>, route: u16, class: u16) -> u16 {
+        if !self.lines_of.0.as_ref().is_some_and(|p| Arc::ptr_eq(p, policy)) {
+            self.lines_of = (Some(Arc::clone(policy)), HashMap::new());
+        }
+        if let Some(line) = self.lines_of.1.get(&(route, class)) {
+            return *line;
+        }
+        let line = BillingLine {
+            route: policy
+                .routes
+                .get(route)
+                .map_or_else(String::new, |r| r.name.clone()),
+            class: policy.class_name(class).into(),
+        };
+        let next = u16::try_from(self.lines.len() + 1).unwrap_or(u16::MAX);
+        let number = *self.lines.entry(line.clone()).or_insert(next);
+        if number == next {
+            self.batch.lines.push((number, line));
+        }
+        self.lines_of.1.insert((route, class), number);
+        number
     }
 
     fn next_key(&mut self) -> MessageKey {
@@ -131,12 +185,12 @@ impl<S: Store> Engine<S> {
             smsc_id,
             piece,
         };
-        let Some(account) = self.book.get(key).map(|o| o.account) else {
+        let Some((account, line)) = self.book.get(key).map(|o| (o.account, o.line)) else {
             // Over already: a receipt came before its response, which the receipt stands for.
             return;
         };
         let effect = self.book.sent(&row);
-        self.effect(account, effect);
+        self.effect(account, line, Why::Earned, effect);
         self.gateway.totals.sent.fetch_add(1, Ordering::Relaxed);
         let id = row.smsc_id.clone();
         self.batch.sent.push(row);
@@ -150,7 +204,7 @@ impl<S: Store> Engine<S> {
 
     /// It went as one with the message that leads it.
     fn led_sent(&mut self, upstream: UpstreamId, key: MessageKey, smsc_id: Box<[u8]>, now: u64) {
-        let Some(account) = self.book.get(key).map(|o| o.account) else {
+        let Some((account, line)) = self.book.get(key).map(|o| (o.account, o.line)) else {
             return;
         };
         let row = Sent {
@@ -162,7 +216,7 @@ impl<S: Store> Engine<S> {
             piece: Piece::LED,
         };
         let effect = self.book.sent(&row);
-        self.effect(account, effect);
+        self.effect(account, line, Why::Earned, effect);
         self.gateway.totals.sent.fetch_add(1, Ordering::Relaxed);
         self.batch.sent.push(row);
     }
@@ -331,7 +385,7 @@ impl<S: Store> Engine<S> {
             return;
         };
         let taken = taken || open.phase == Phase::Sent;
-        let charged = Book::cost(open, state, taken);
+        let charged = self.book.cost(open, state, err, taken);
         // The customer has already heard of this provisional state.
         let told = open.provisional == Some(state);
         let wanted = open.wants.covers(state) && !told && tell;
@@ -349,7 +403,7 @@ impl<S: Store> Engine<S> {
         let Some((open, effect)) = self.book.finished(&row) else {
             return;
         };
-        self.effect(open.account, effect);
+        self.effect(open.account, open.line, Why::Ended(state), effect);
         if wanted {
             row.flags |= self.deliver_receipt(&row, &open, counts(&open, state));
         }

@@ -12,13 +12,15 @@ use crate::domain::account::{Account, AccountState as Standing, BindAllowed};
 use crate::domain::address::Numbering;
 use crate::domain::message::{Flags, Message, Parts};
 use crate::domain::outcome::{ChargeOn, Wants};
+use crate::domain::plan::NumberPlan;
 use crate::domain::route::{Route, RouteTable, Strategy};
-use crate::domain::tariff::Tariff;
+use crate::domain::tariff::{PriceRule, Tariff, Terms};
 use crate::flow::ingress::{Control, Signal, UpEvent, UpReceipt};
 use crate::flow::lane::{UnknownOutcome, Upstream, UpstreamOptions};
 use crate::flow::outbox::Payload;
 use crate::flow::{Limits, Policy, Submission, admit};
 use crate::ids::SessionId;
+use crate::store::Payment;
 use crate::store::memory::MemoryStore;
 
 thread_local! {
@@ -56,13 +58,21 @@ impl Random {
 
 const ACCOUNTS: usize = 3;
 const PRICE: i64 = 800_000;
+/// What a message that was taken costs depends on how it ends.
+const TERMS: &str =
+    "tax 1600; UNDELIV release; UNKNOWN keep 300000; EXPIRED keep; REJECTD 7 keep; REJECTD release";
 
 fn policy() -> Policy {
     let tariff = |name: &str, charge_on| {
-        let list = [("254".to_string(), Money(PRICE))];
+        let list = [PriceRule {
+            prefix: "254".into(),
+            price: Money(PRICE),
+            ..PriceRule::default()
+        }];
+        let terms = TERMS.parse().unwrap();
         (
             name.to_string(),
-            Arc::new(Tariff::new(name, "KES", charge_on, &list).unwrap()),
+            Arc::new(Tariff::new(name, "KES", charge_on, false, terms, &list).unwrap()),
         )
     };
     let route = Route {
@@ -91,6 +101,10 @@ fn policy() -> Policy {
             account: "a1".into(),
             join: true,
         }],
+        plan: NumberPlan::default(),
+        classes: vec![String::new()],
+        senders: HashMap::new(),
+        day_offset_min: 0,
         validity_default_ms: 500_000,
         validity_max_ms: 500_000,
         receipt_timeout_ms: 900_000,
@@ -275,12 +289,13 @@ impl World {
     fn top_up(&mut self, n: usize, messages: i64) {
         let account = self.gateway.accounts().by_name(&format!("a{n}")).unwrap().id;
         self.topups += 1;
-        let op = Control::Topup {
+        let op = Control::Pay(Box::new(Payment {
             account,
             amount: Money(PRICE * messages),
             provider: "bank".into(),
             receipt: format!("R{}", self.topups),
-        };
+            ..Payment::default()
+        }));
         self.gateway.control(op, |_| {});
     }
 
@@ -613,10 +628,8 @@ impl World {
                         told.insert(e.key);
                     }
                     let taken = sent.contains(&e.key) || e.state == Final::Delivered;
-                    let fair = match charge_on {
-                        ChargeOn::Delivered => e.state == Final::Delivered,
-                        _ => taken,
-                    };
+                    let terms: Terms = TERMS.parse().unwrap();
+                    let fair = terms.earned(charge_on, e.state, e.err, taken);
                     assert_eq!(
                         e.charged.0,
                         if fair { PRICE } else { 0 },
@@ -634,7 +647,7 @@ impl World {
                 let paid: i64 = d
                     .batches()
                     .iter()
-                    .flat_map(|b| &b.topups)
+                    .flat_map(|b| &b.payments)
                     .filter(|t| t.account == account.id)
                     .map(|t| t.amount.0)
                     .sum();
@@ -647,13 +660,22 @@ impl World {
                     .flat_map(|b| &b.postings)
                     .filter(|p| p.account == account.id)
                     .map(|p| {
-                        if p.credit == "wallet" {
-                            p.amount.0
-                        } else {
-                            -p.amount.0
-                        }
+                        let is = |name: &str| i64::from(matches!(name, "wallet" | "held"));
+                        p.amount.0 * (is(&p.credit) - is(&p.debit))
                     })
                     .sum();
+                let fold = |name: &str| -> i64 {
+                    let rows = d.batches().iter().flat_map(|b| &b.postings);
+                    rows.filter(|p| p.account == account.id)
+                        .map(|p| p.amount.0 * (i64::from(p.credit == name) - i64::from(p.debit == name)))
+                        .sum()
+                };
+                assert_eq!(fold("held"), 0, "nothing is open any more");
+                let spent = cost.get(&account.id).copied().unwrap_or(0);
+                assert_eq!(fold("revenue") + fold("tax"), spent);
+                // Every price is the same, so that the tax is that of one message times their number.
+                let terms: Terms = TERMS.parse().unwrap();
+                assert_eq!(fold("tax"), spent / PRICE * terms.tax_in(Money(PRICE)).0);
                 assert_eq!(ledger, left, "the ledger folds to the balance");
             }
             for key in &told {

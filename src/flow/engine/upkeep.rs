@@ -11,6 +11,7 @@ use crate::domain::outcome::Final;
 use crate::flow::Policy;
 use crate::flow::lane::{Outgoing, PartSet, Rerouted, UnknownOutcome};
 use crate::ids::{MessageKey, UpstreamId};
+use crate::money::Money;
 use crate::store::{MarkKind, Progress, Store, StoreError};
 
 /// Deadlines nearer than this are kept in order; farther ones are found by the sweep.
@@ -49,6 +50,7 @@ impl<S: Store> Engine<S> {
         self.expire_rejoining(now);
         self.rebalance();
         self.outboxes(now);
+        self.low_balances(now);
         self.expire_stored(now)?;
         self.measure(now);
         self.probe()
@@ -77,7 +79,9 @@ impl<S: Store> Engine<S> {
                 Phase::Queued if open.expires_ms <= now => {
                     unsent.entry(open.upstream).or_default().insert(key);
                 }
-                Phase::Sent | Phase::Held if open.step_ms.max(open.at_ms) + timeout <= now => {
+                Phase::Sent | Phase::Held
+                    if open.step_ms.max(open.at_ms) + self.wait_for(open, timeout) <= now =>
+                {
                     let state = open.provisional.unwrap_or(Final::Unknown);
                     let (err, taken) = (open.provisional_err, open.phase == Phase::Sent);
                     if open.parts.is_some() {
@@ -92,6 +96,12 @@ impl<S: Store> Engine<S> {
         for (upstream, keys) in unsent {
             self.expire_unsent(upstream, keys, now);
         }
+    }
+
+    /// How long a later receipt is awaited: as the message's tariff says for the state it is in, or as long as for all, ms.
+    fn wait_for(&self, open: &Open, timeout: u64) -> u64 {
+        let state = open.provisional.unwrap_or(Final::Unknown);
+        self.book.terms(open.tariff).wait_ms(state).unwrap_or(timeout)
     }
 
     /// Only what its lane still has is expired. What a bind has taken may be at the SMSC already: its answer decides, or
@@ -143,7 +153,7 @@ impl<S: Store> Engine<S> {
             if let Some((key, open)) = self.book.at(self.sweep) {
                 let deadline = match open.phase {
                     Phase::Queued | Phase::Sending => open.expires_ms,
-                    Phase::Sent | Phase::Held => open.step_ms + timeout,
+                    Phase::Sent | Phase::Held => open.step_ms + self.wait_for(open, timeout),
                 };
                 self.watch(key, deadline, now);
             }
@@ -238,6 +248,39 @@ impl<S: Store> Engine<S> {
                 self.gateway.metrics.outbox_expired.increment(dropped as u64);
             }
         }
+    }
+
+    /// Says once that an account is low on money, and once that it is not any more: when a tenth more than the threshold is
+    /// there, so that a balance about the threshold is no stream of alarms.
+    fn low_balances(&self, now: u64) {
+        let mut low = 0u32;
+        for account in self.gateway.accounts().iter() {
+            let spec = account.spec();
+            if spec.low_balance <= Money::ZERO {
+                account.low.store(false, Ordering::Relaxed);
+                continue;
+            }
+            let there = account.with_wallet(|w| w.available());
+            let was = account.low.load(Ordering::Relaxed);
+            let again = spec.low_balance.0.saturating_add(spec.low_balance.0 / 10);
+            let is = if was {
+                there.0 < again
+            } else {
+                there < spec.low_balance
+            };
+            low += u32::from(is);
+            if is != was {
+                account.low.store(is, Ordering::Relaxed);
+                let (kind, what) = if is {
+                    ("wallet_low", "is less than the threshold of")
+                } else {
+                    ("wallet_recovered", "is well above the threshold of")
+                };
+                let what = format!("what is available, {there}, {what} {}", spec.low_balance);
+                self.gateway.events.add(now, kind, &spec.name, what);
+            }
+        }
+        self.gateway.metrics.wallets_low.set(low);
     }
 
     /// Rows that nobody came for: of accounts that stay away, parked ones, and inbound messages that no rule claims.

@@ -1,5 +1,6 @@
 //! SQLite as the store: WAL, one write connection, group commit, append-only journal tables cut into segments.
 
+mod money;
 mod open;
 mod read;
 mod recover;
@@ -16,11 +17,12 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 
 use super::{
-    AccountId, Batch, BatchId, Fence, Message, MessageKey, OutboxRow, Owned, Pos, Progress, Record, Store,
-    StoreError, Topup, UpstreamId,
+    AccountId, Batch, BatchId, Fence, Message, MessageKey, OutboxRow, Owned, Payment, Payout, Pos, Progress,
+    Record, Store, StoreError, UpstreamId,
 };
+pub use money::{Check, HeldFor, Line, Statement};
 pub use open::OpenError;
-pub use read::{Check, Line, Reader, Stored};
+pub use read::{Reader, Stored};
 
 /// How the store is set up.
 #[derive(Clone, Debug)]
@@ -293,8 +295,12 @@ impl Store for SqliteStore {
         Ok(gone)
     }
 
-    fn find_topup(&mut self, provider: &str, receipt: &str) -> Result<Option<Topup>, StoreError> {
-        read::find_topup(&self.conn, provider, receipt).map_err(fault)
+    fn find_payment(&mut self, provider: &str, receipt: &str) -> Result<Option<Payment>, StoreError> {
+        money::find_payment(&self.conn, provider, receipt).map_err(fault)
+    }
+
+    fn find_payout(&mut self, reference: &str) -> Result<Option<Payout>, StoreError> {
+        money::find_payout(&self.conn, reference).map_err(fault)
     }
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {

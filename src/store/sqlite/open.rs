@@ -200,9 +200,9 @@ pub fn check_now(conn: &Connection, path: &Path) -> Result<(), OpenError> {
         what,
     };
     let tables: i64 = conn
-        .query_row("SELECT count(*) FROM sqlite_schema WHERE name IN ('node','account','wallet','ledger','segment','carried','carried_sent','carried_mark','outbox','parked')", [], |r| r.get(0))
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE name IN ('node','account','wallet','ledger','segment','carried','carried_sent','carried_mark','outbox','parked','payment','payout','price','tariff_version','billing_line','usage')", [], |r| r.get(0))
         .map_err(|e| damaged(path, &e))?;
-    if tables != 10 {
+    if tables != 16 {
         return Err(fail("tables are missing".into()));
     }
     let wrong = wallets_off(conn).map_err(|e| damaged(path, &e))?;
@@ -219,8 +219,8 @@ fn wallets_off(conn: &Connection) -> rusqlite::Result<usize> {
         .query_map([], |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?
         .collect::<rusqlite::Result<_>>()?;
     let mut tail = conn.prepare(
-        "SELECT entry, account, CASE WHEN credit = 'wallet' THEN amount ELSE 0 END
-                              - CASE WHEN debit = 'wallet' THEN amount ELSE 0 END
+        "SELECT entry, account, CASE WHEN credit IN ('wallet', 'held') THEN amount ELSE 0 END
+                              - CASE WHEN debit IN ('wallet', 'held') THEN amount ELSE 0 END
          FROM ledger WHERE entry > (SELECT COALESCE(MIN(base_entry), 0) FROM wallet)",
     )?;
     let mut rows = tail.query([])?;

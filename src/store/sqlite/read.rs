@@ -10,7 +10,6 @@ use crate::domain::message::Stub;
 use crate::domain::outcome::Final;
 use crate::ids::{AccountId, MessageKey, UpstreamId};
 use crate::money::Money;
-use crate::store::Topup;
 
 /// A read-only connection. Opening one per request costs a fraction of a millisecond and never stalls the writer.
 #[derive(Debug)]
@@ -39,36 +38,6 @@ pub struct Stored {
     pub end: Option<(Final, u16, u64)>,
     /// Its addresses.
     pub stub: Stub,
-}
-
-/// Sums over the whole store, for `wallet.check`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Check {
-    /// Lines that say what is wrong; empty: all is well.
-    pub faults: Vec<String>,
-    /// Wallets looked at.
-    pub wallets: u64,
-    /// Messages counted in journals and sealed segments.
-    pub messages: u64,
-    /// Ledger rows.
-    pub entries: u64,
-}
-
-/// One ledger row of an account.
-#[derive(Debug, Clone)]
-pub struct Line {
-    /// Its number.
-    pub entry: u64,
-    /// When, ms since the epoch.
-    pub at_ms: u64,
-    /// What for.
-    pub reason: String,
-    /// Change of the balance.
-    pub amount: Money,
-    /// Messages it sums up.
-    pub count: u32,
-    /// Provider's receipt for a top-up.
-    pub reference: String,
 }
 
 impl Reader {
@@ -115,6 +84,10 @@ impl Reader {
             }
         }
         Ok(None)
+    }
+
+    pub(super) fn conn(&self) -> &Connection {
+        &self.conn
     }
 
     fn exists(&self, table: &str) -> Result<bool, StoreError> {
@@ -249,139 +222,6 @@ impl Reader {
             })
             .optional()
     }
-
-    /// The newest ledger rows of an account.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub fn ledger(&self, account: AccountId, max: usize) -> Result<Vec<Line>, StoreError> {
-        let read = || -> rusqlite::Result<Vec<Line>> {
-            self.conn
-                .prepare(
-                    "SELECT entry, at, reason, CASE WHEN credit = 'wallet' THEN amount ELSE -amount END, count, reference
-                     FROM ledger WHERE account = ?1 ORDER BY entry DESC LIMIT ?2",
-                )?
-                .query_map((account.0, max as i64), |r| {
-                    Ok(Line {
-                        entry: r.get::<_, i64>(0)? as u64,
-                        at_ms: r.get::<_, i64>(1)? as u64,
-                        reason: r.get(2)?,
-                        amount: Money(r.get(3)?),
-                        count: r.get(4)?,
-                        reference: r.get(5)?,
-                    })
-                })?
-                .collect()
-        };
-        read().map_err(fault)
-    }
-
-    /// Adds everything up: every balance equals the fold of its ledger, and every account's charges equal what its
-    /// messages cost. One read transaction, so it sees one moment; traffic goes on.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub fn check(&self) -> Result<Check, StoreError> {
-        self.conn.execute_batch("BEGIN").map_err(fault)?;
-        let result = self.check_inner().map_err(fault);
-        self.conn.execute_batch("COMMIT").map_err(fault)?;
-        result
-    }
-
-    fn check_inner(&self) -> rusqlite::Result<Check> {
-        let mut check = Check::default();
-        let mut stmt = self.conn.prepare(
-            "SELECT w.account, w.balance, COALESCE(SUM(CASE WHEN l.credit = 'wallet' THEN l.amount ELSE 0 END
-                 - CASE WHEN l.debit = 'wallet' THEN l.amount ELSE 0 END), 0),
-               COALESCE(SUM(CASE WHEN l.reason = 'charge' THEN l.amount WHEN l.reason = 'refund' THEN -l.amount ELSE 0 END), 0)
-             FROM wallet w LEFT JOIN ledger l ON l.account = w.account GROUP BY w.account",
-        )?;
-        let mut rows = stmt.query([])?;
-        let mut charges = std::collections::HashMap::new();
-        while let Some(r) = rows.next()? {
-            let (account, balance, fold, charged): (u32, i64, i64, i64) =
-                (r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?);
-            check.wallets += 1;
-            charges.insert(account, charged);
-            if balance != fold {
-                check.faults.push(format!(
-                    "account {account}: balance {} but its ledger adds up to {}",
-                    Money(balance),
-                    Money(fold)
-                ));
-            }
-        }
-        check.entries =
-            self.conn
-                .query_row("SELECT COUNT(*) FROM ledger", [], |r| r.get::<_, i64>(0))? as u64;
-        for (account, (count, cost)) in self.messages_cost()? {
-            check.messages += count;
-            let charged = charges.remove(&account).unwrap_or(0);
-            if cost != charged {
-                check.faults.push(format!(
-                    "account {account}: messages cost {} but {} was charged",
-                    Money(cost),
-                    Money(charged)
-                ));
-            }
-        }
-        Ok(check)
-    }
-
-    /// Per account: messages on record and what they have cost so far.
-    fn messages_cost(&self) -> rusqlite::Result<std::collections::BTreeMap<u32, (u64, i64)>> {
-        let mut sums: std::collections::BTreeMap<u32, (u64, i64)> = std::collections::BTreeMap::new();
-        let mut add = |sql: &str| -> rusqlite::Result<()> {
-            let mut stmt = self.conn.prepare(sql)?;
-            let mut rows = stmt.query([])?;
-            while let Some(r) = rows.next()? {
-                let slot = sums.entry(r.get(0)?).or_default();
-                slot.0 += r.get::<_, i64>(1)? as u64;
-                slot.1 += r.get::<_, i64>(2)?;
-            }
-            Ok(())
-        };
-        let journals = recover::journals(&self.conn)?;
-        let union = |table: &str, columns: &str| {
-            journals
-                .iter()
-                .map(|n| format!("SELECT {columns} FROM {table}_{n}"))
-                .collect::<Vec<_>>()
-                .join(" UNION ALL ")
-        };
-        let sealed: Vec<i64> = self
-            .conn
-            .prepare("SELECT number FROM segment WHERE state = 2")?
-            .query_map([], |r| r.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
-        for n in &sealed {
-            add(&format!(
-                "SELECT account, COUNT(*), SUM(charged) FROM closed_{n} GROUP BY account"
-            ))?;
-        }
-        add("SELECT account, SUM(count), SUM(charged) FROM segment_total
-             WHERE segment NOT IN (SELECT number FROM segment) GROUP BY account")?;
-        // Messages still in a journal or carried: what their events have charged. A message sent in parts is charged for each
-        // part that was taken; one that went as one with others (part 1 of none) is charged whole. A key may stand in both while a segment is being sealed, hence the UNION.
-        let accepted = union("accepted", "key, account, price, terms");
-        let finals = union("final", "key, charged");
-        let sent = union("sent", "key, part");
-        add(&format!(
-            "WITH a AS (SELECT key, account, price, terms FROM carried UNION {accepted}),
-                  f AS (SELECT key, charged FROM ({finals}) GROUP BY key),
-                  s AS (SELECT key, COUNT(DISTINCT part) AS parts, MIN(part) AS first, MAX(part) >> 8 AS total FROM
-                          ({sent} UNION ALL SELECT key, part FROM carried_sent) GROUP BY key)
-             SELECT a.account, COUNT(*), SUM(CASE
-                 WHEN f.key IS NOT NULL THEN f.charged
-                 WHEN a.terms & 3 = 0 THEN a.price
-                 WHEN a.terms & 3 = 1 AND s.first <= 1 THEN a.price
-                 WHEN a.terms & 3 = 1 AND s.key IS NOT NULL THEN a.price * s.parts / s.total
-                 ELSE 0 END)
-             FROM a LEFT JOIN f ON f.key = a.key LEFT JOIN s ON s.key = a.key
-             GROUP BY a.account"
-        ))?;
-        Ok(sums)
-    }
 }
 
 fn sent(row: &crate::store::Sent) -> (UpstreamId, u64, String) {
@@ -390,23 +230,4 @@ fn sent(row: &crate::store::Sent) -> (UpstreamId, u64, String) {
         row.at_ms,
         String::from_utf8_lossy(&row.smsc_id).into_owned(),
     )
-}
-
-pub(super) fn find_topup(
-    conn: &Connection,
-    provider: &str,
-    receipt: &str,
-) -> rusqlite::Result<Option<Topup>> {
-    conn.prepare_cached("SELECT entry, account, amount, at FROM topup WHERE provider = ?1 AND receipt = ?2")?
-        .query_row((provider, receipt), |r| {
-            Ok(Topup {
-                entry: r.get::<_, i64>(0)? as u64,
-                account: AccountId(r.get(1)?),
-                amount: Money(r.get(2)?),
-                provider: provider.into(),
-                receipt: receipt.into(),
-                at_ms: r.get::<_, i64>(3)? as u64,
-            })
-        })
-        .optional()
 }

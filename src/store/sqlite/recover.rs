@@ -6,9 +6,13 @@ use super::{StoreError, fault};
 use crate::domain::account::{Account, AccountState, Alphabet, BindAllowed, DeliverAs, Receipts};
 use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
+use crate::domain::tariff::PriceRule;
 use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
-use crate::store::{Accepted, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Record, Sent};
+use crate::store::{
+    Accepted, BillingLine, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Record, Sent,
+    TariffVersion,
+};
 
 type Out<'a> = &'a mut dyn FnMut(Record<'_>);
 
@@ -39,15 +43,66 @@ fn control(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
     while let Some(r) = rows.next()? {
         out(Record::Upstream(UpstreamId(r.get(0)?), r.get_ref(1)?.as_str()?));
     }
-    let mut stmt = conn.prepare("SELECT account, balance FROM wallet")?;
-    let mut rows = stmt.query([])?;
-    while let Some(r) = rows.next()? {
-        out(Record::Wallet(AccountId(r.get(0)?), Money(r.get(1)?)));
-    }
+    money(conn, out)?;
     let mut stmt = conn.prepare("SELECT account, pos FROM watermark")?;
     let mut rows = stmt.query([])?;
     while let Some(r) = rows.next()? {
         out(Record::Watermark(AccountId(r.get(0)?), pos(r, 1)?));
+    }
+    Ok(())
+}
+
+fn money(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
+    let mut stmt = conn.prepare(
+        "SELECT account, prefix, operator, class, effective_from, price FROM price ORDER BY account",
+    )?;
+    let mut rows = stmt.query([])?;
+    let mut prices: std::collections::BTreeMap<u32, Vec<PriceRule>> = std::collections::BTreeMap::new();
+    while let Some(r) = rows.next()? {
+        prices.entry(r.get(0)?).or_default().push(PriceRule {
+            prefix: r.get(1)?,
+            operator: r.get(2)?,
+            class: r.get(3)?,
+            from_ms: ms(r, 4)?,
+            price: Money(r.get(5)?),
+        });
+    }
+    prices
+        .into_iter()
+        .for_each(|(account, rules)| out(Record::Prices(AccountId(account), rules)));
+    let mut stmt = conn.prepare("SELECT version, name, at, terms FROM tariff_version ORDER BY version")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        let terms = r.get_ref(3)?.as_str()?.parse().map_err(|e| {
+            rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(e))
+        })?;
+        out(Record::Tariff(TariffVersion {
+            version: r.get(0)?,
+            name: r.get(1)?,
+            at_ms: ms(r, 2)?,
+            terms,
+        }));
+    }
+    let mut stmt = conn.prepare("SELECT id, route, class FROM billing_line ORDER BY id")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        let line = BillingLine {
+            route: r.get(1)?,
+            class: r.get(2)?,
+        };
+        out(Record::Line(r.get(0)?, line));
+    }
+    let mut stmt = conn.prepare("SELECT account, balance, frozen FROM wallet")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Wallet(AccountId(r.get(0)?), Money(r.get(1)?), r.get(2)?));
+    }
+    // Of the running month and the one before: whoever counts knows which day it is.
+    let mut stmt = conn
+        .prepare("SELECT account, day, segments FROM usage WHERE day + 62 >= (SELECT MAX(day) FROM usage)")?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        out(Record::Usage(AccountId(r.get(0)?), r.get(1)?, ms(r, 2)?));
     }
     Ok(())
 }
@@ -85,6 +140,7 @@ pub(super) fn accepted(r: &Row<'_>) -> Result<Accepted, StoreError> {
             charge_on: ChargeOn::from_code(terms & 3),
             wants: Wants::from_bits(terms >> 2),
             segments: r.get(7)?,
+            line: r.get(9)?,
             message: message
                 .clone()
                 .unwrap_or_else(|| Message::new(&crate::domain::message::Parts::default())),
@@ -269,6 +325,10 @@ fn account(r: &Row<'_>) -> rusqlite::Result<Account> {
         outbind: r.get(18)?,
         outbind_password: r.get(19)?,
         certificates: list(r.get(20)?),
+        currency: r.get(21)?,
+        low_balance: Money(r.get(22)?),
+        quota_day: ms(r, 23)?,
+        quota_month: ms(r, 24)?,
     })
 }
 

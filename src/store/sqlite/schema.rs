@@ -12,10 +12,17 @@ pub enum Migration {
     Sql(&'static str),
     /// Statements, and then the same for every journal that is not sealed.
     Journals(&'static str, fn(i64) -> String),
+    /// What statements alone cannot do.
+    Code(fn(&Connection) -> rusqlite::Result<()>),
 }
 
 /// Schema changes in order; `PRAGMA user_version` counts those applied. Never edit one that has shipped: append.
-pub const MIGRATIONS: &[Migration] = &[Migration::Sql(V1), Migration::Journals(V2, v2_journal)];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration::Sql(V1),
+    Migration::Journals(V2, v2_journal),
+    Migration::Journals(V3, v3_journal),
+    Migration::Code(holds_into_ledger),
+];
 
 const V1: &str = r"
 CREATE TABLE node(
@@ -106,13 +113,61 @@ fn v2_journal(segment: i64) -> String {
     )
 }
 
+/// Money: payments with what became of them, payouts, prices of accounts, versions of tariffs, billing lines, quotas.
+const V3: &str = r"
+ALTER TABLE account ADD COLUMN currency TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN low_balance INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN quota_day INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN quota_month INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE wallet ADD COLUMN frozen INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ledger ADD COLUMN line INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX ledger_account ON ledger(account);
+ALTER TABLE carried ADD COLUMN line INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE segment_total ADD COLUMN tax INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE payment(
+  provider TEXT NOT NULL, receipt TEXT NOT NULL, entry INTEGER NOT NULL, account INTEGER NOT NULL,
+  amount INTEGER NOT NULL, at INTEGER NOT NULL, paid_at INTEGER NOT NULL, payer_ref TEXT NOT NULL, note TEXT NOT NULL, assigned INTEGER NOT NULL,
+  paid_out INTEGER NOT NULL, reversed INTEGER NOT NULL, PRIMARY KEY(provider, receipt));
+INSERT INTO payment SELECT provider, receipt, entry, account, amount, at, 0, '', '', 0, 0, 0 FROM topup;
+DROP TABLE topup;
+CREATE TABLE payout(
+  reference TEXT PRIMARY KEY, provider TEXT NOT NULL, receipt TEXT NOT NULL, account INTEGER NOT NULL,
+  amount INTEGER NOT NULL, state INTEGER NOT NULL, at INTEGER NOT NULL, settled INTEGER NOT NULL);
+CREATE TABLE price(
+  account INTEGER NOT NULL, prefix TEXT NOT NULL, operator TEXT NOT NULL, class TEXT NOT NULL,
+  effective_from INTEGER NOT NULL, price INTEGER NOT NULL,
+  PRIMARY KEY(account, prefix, operator, class, effective_from)) WITHOUT ROWID;
+CREATE TABLE tariff_version(
+  version INTEGER PRIMARY KEY, name TEXT NOT NULL, at INTEGER NOT NULL, terms TEXT NOT NULL);
+CREATE TABLE billing_line(id INTEGER PRIMARY KEY, route TEXT NOT NULL, class TEXT NOT NULL);
+CREATE TABLE usage(
+  account INTEGER NOT NULL, day INTEGER NOT NULL, segments INTEGER NOT NULL, PRIMARY KEY(account, day)) WITHOUT ROWID;
+";
+
+fn v3_journal(segment: i64) -> String {
+    format!("ALTER TABLE accepted_{segment} ADD COLUMN line INTEGER NOT NULL DEFAULT 0;")
+}
+
+/// Releases before kept holds out of the ledger: those of messages that are open now go in.
+fn holds_into_ledger(conn: &Connection) -> rusqlite::Result<()> {
+    for (account, amount, count) in super::money::open_holds(conn)? {
+        if amount > 0 {
+            conn.execute(
+                "INSERT INTO ledger SELECT NULL, COALESCE(MAX(at), 0), ?1, 'wallet', 'held', ?2, ?3, 'hold', '', 0 FROM ledger",
+                (account, amount, count),
+            )?;
+        }
+    }
+    Ok(())
+}
+
 /// The journal tables of one segment: append-only, no secondary index.
 pub fn journal_tables(segment: i64) -> String {
     format!(
         "CREATE TABLE accepted_{segment}(
   key INTEGER PRIMARY KEY, account INTEGER NOT NULL, at INTEGER NOT NULL, expires INTEGER NOT NULL,
   price INTEGER NOT NULL, tariff INTEGER NOT NULL, terms INTEGER NOT NULL, segments INTEGER NOT NULL,
-  message BLOB NOT NULL);
+  message BLOB NOT NULL, line INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE sent_{segment}(
   pos INTEGER PRIMARY KEY, key INTEGER NOT NULL, upstream INTEGER NOT NULL, at INTEGER NOT NULL, smsc_id BLOB NOT NULL,
   part INTEGER NOT NULL);
@@ -165,6 +220,7 @@ pub fn migrate(conn: &mut Connection) -> rusqlite::Result<bool> {
     for step in missing {
         match step {
             Migration::Sql(sql) => tx.execute_batch(sql)?,
+            Migration::Code(run) => run(&tx)?,
             Migration::Journals(sql, journal) => {
                 tx.execute_batch(sql)?;
                 let open: Vec<i64> = tx

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::{Fence, Pos, SqliteStore, StoreError, fault, recover, schema};
+use crate::domain::tariff::tax_in;
 use crate::ids::MessageKey;
 use crate::store::Progress;
 
@@ -26,8 +27,10 @@ pub(super) struct Sealing {
     /// Steps of messages that did not.
     open_sent: Vec<u64>,
     open_marks: Vec<u64>,
-    /// Messages closed so far and what they cost, by account.
-    totals: HashMap<u32, (i64, i64)>,
+    /// Messages closed so far, what they cost, and how much of that was tax, by account.
+    totals: HashMap<u32, (i64, i64, i64)>,
+    /// Tax in hundredths of a percent by tariff version.
+    tax: HashMap<u32, u32>,
     /// Messages closed so far that had been carried here from an earlier segment.
     were_carried: Vec<i64>,
     /// When the last of them ended.
@@ -137,6 +140,7 @@ fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
         open_sent,
         open_marks,
         totals: HashMap::new(),
+        tax: super::money::tax_rates(conn)?,
         were_carried: Vec::new(),
         newest: 0,
         stage: Stage::Closing(0),
@@ -174,7 +178,8 @@ fn close(tx: &Transaction<'_>, job: &mut Sealing, from: usize) -> Result<Stage, 
             continue;
         };
         let total = job.totals.entry(begin.account.0).or_default();
-        *total = (total.0 + 1, total.1 + end.charged.0);
+        let tax = tax_in(end.charged, job.tax.get(&begin.tariff).copied().unwrap_or(0));
+        *total = (total.0 + 1, total.1 + end.charged.0, total.2 + tax.0);
         job.newest = job.newest.max(end.at_ms as i64);
         if carried {
             job.were_carried.push(key.0 as i64);
@@ -314,9 +319,9 @@ fn finish(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<()> {
                 .execute([key])?;
         }
     }
-    for (account, (count, charged)) in &job.totals {
-        tx.prepare_cached("INSERT OR REPLACE INTO segment_total VALUES(?1, ?2, ?3, ?4)")?
-            .execute((n, account, count, charged))?;
+    for (account, (count, charged, tax)) in &job.totals {
+        tx.prepare_cached("INSERT OR REPLACE INTO segment_total VALUES(?1, ?2, ?3, ?4, ?5)")?
+            .execute((n, account, count, charged, tax))?;
     }
     tx.execute(
         "UPDATE segment SET state = 2, newest = ?2 WHERE number = ?1",

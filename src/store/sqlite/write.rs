@@ -1,10 +1,12 @@
 //! The group commit.
 
+use std::collections::HashMap;
+
 use rusqlite::{CachedStatement, Connection};
 
 use super::{Fence, Owned, Pos, SqliteStore, StoreError, recover, schema};
 use crate::domain::account::Account;
-use crate::store::{Accepted, Batch, Finished, Mark, Posting, Sent};
+use crate::store::{ADJUST, Accepted, Batch, Finished, Mark, Posting, Sent};
 
 /// Rows per statement: one statement of 16 rows costs a fifth less than 16 of one (see `benches/README.md`).
 const ROWS: usize = 16;
@@ -152,7 +154,7 @@ fn rows(conn: &Connection, live: i64, batch: &Batch) -> rusqlite::Result<()> {
     insert(
         conn,
         &format!("accepted_{live}"),
-        9,
+        10,
         &batch.accepted,
         bind_accepted,
     )?;
@@ -240,7 +242,8 @@ fn bind_accepted(s: &mut CachedStatement<'_>, at: usize, a: &Accepted) -> rusqli
     s.raw_bind_parameter(at + 6, a.tariff)?;
     s.raw_bind_parameter(at + 7, terms(a))?;
     s.raw_bind_parameter(at + 8, a.segments)?;
-    s.raw_bind_parameter(at + 9, a.message.record())
+    s.raw_bind_parameter(at + 9, a.message.record())?;
+    s.raw_bind_parameter(at + 10, a.line)
 }
 
 /// charge_on in bits 0–1, wanted receipts in bits 2–3.
@@ -281,7 +284,7 @@ fn bind_finished(s: &mut CachedStatement<'_>, at: usize, e: &Finished) -> rusqli
 }
 
 fn posting(conn: &Connection, p: &Posting) -> rusqlite::Result<i64> {
-    conn.prepare_cached("INSERT INTO ledger VALUES(NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+    conn.prepare_cached("INSERT INTO ledger VALUES(NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
         .insert((
             p.at_ms as i64,
             p.account.0,
@@ -289,37 +292,109 @@ fn posting(conn: &Connection, p: &Posting) -> rusqlite::Result<i64> {
             &p.credit,
             p.amount.0,
             p.count,
-            p.reason,
+            &*p.reason,
             &p.reference,
+            p.line,
         ))
 }
 
 fn postings(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    let mut entries: HashMap<(&str, &str), i64> = HashMap::new();
     for p in &batch.postings {
         let entry = posting(conn, p)?;
-        // A top-up's own row makes its (provider, receipt) unique for ever and names its ledger entry.
-        let topup = batch.topups.iter().find(|t| {
-            p.reason == "topup"
-                && t.receipt == p.reference
-                && p.debit.strip_prefix("clearing:") == Some(&t.provider)
-        });
-        if let Some(t) = topup {
-            conn.prepare_cached("INSERT INTO topup VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?
-                .execute((
-                    &t.provider,
-                    &t.receipt,
-                    entry,
-                    t.account.0,
-                    t.amount.0,
-                    t.at_ms as i64,
-                ))?;
+        if !p.of_messages() {
+            let provider = [&p.debit, &p.credit].into_iter().find_map(|a| {
+                a.strip_prefix("clearing:")
+                    .or_else(|| (*a == ADJUST).then_some(ADJUST))
+            });
+            entries
+                .entry((provider.unwrap_or(""), &p.reference))
+                .or_insert(entry);
         }
+    }
+    for p in &batch.payments {
+        // The first entry under its (provider, receipt), which is unique for ever, is the one that is named.
+        let entry = match p.entry {
+            0 => entries
+                .get(&(p.provider.as_str(), p.receipt.as_str()))
+                .copied()
+                .unwrap_or(0),
+            known => known as i64,
+        };
+        conn.prepare_cached(
+            "INSERT OR REPLACE INTO payment VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?
+        .execute((
+            &p.provider,
+            &p.receipt,
+            entry,
+            p.account.0,
+            p.amount.0,
+            p.at_ms as i64,
+            p.paid_ms as i64,
+            &p.payer_ref,
+            &p.note,
+            p.assigned_ms as i64,
+            p.paid_out.0,
+            p.reversed.0,
+        ))?;
+    }
+    for p in &batch.payouts {
+        conn.prepare_cached("INSERT OR REPLACE INTO payout VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+            .execute((
+                &p.reference,
+                &p.provider,
+                &p.receipt,
+                p.account.0,
+                p.amount.0,
+                p.state as u8,
+                p.at_ms as i64,
+                p.settled_ms as i64,
+            ))?;
     }
     for (account, delta) in &batch.balances {
         conn.prepare_cached(
-            "INSERT INTO wallet VALUES(?1, ?2, 0, 0) ON CONFLICT(account) DO UPDATE SET balance = balance + ?2",
+            "INSERT INTO wallet VALUES(?1, ?2, 0, 0, 0) ON CONFLICT(account) DO UPDATE SET balance = balance + ?2",
         )?
         .execute((account.0, delta.0))?;
+    }
+    for (account, frozen) in &batch.frozen {
+        conn.prepare_cached("UPDATE wallet SET frozen = ?2 WHERE account = ?1")?
+            .execute((account.0, frozen))?;
+    }
+    for (account, day, segments) in &batch.usage {
+        conn.prepare_cached(
+            "INSERT INTO usage VALUES(?1, ?2, ?3) ON CONFLICT(account, day) DO UPDATE SET segments = segments + ?3",
+        )?
+        .execute((account.0, day, *segments as i64))?;
+    }
+    terms_of_trade(conn, batch)
+}
+
+/// Prices, versions of tariffs, billing lines: rows that come with a change of the config or of an account.
+fn terms_of_trade(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    for (account, rules) in &batch.prices {
+        conn.prepare_cached("DELETE FROM price WHERE account = ?1")?
+            .execute([account.0])?;
+        for r in rules {
+            conn.prepare_cached("INSERT OR REPLACE INTO price VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?
+                .execute((
+                    account.0,
+                    &r.prefix,
+                    &r.operator,
+                    &r.class,
+                    r.from_ms as i64,
+                    r.price.0,
+                ))?;
+        }
+    }
+    for t in &batch.tariffs {
+        conn.prepare_cached("INSERT OR IGNORE INTO tariff_version VALUES(?1, ?2, ?3, ?4)")?
+            .execute((t.version, &t.name, t.at_ms as i64, t.terms.to_string()))?;
+    }
+    for (id, line) in &batch.lines {
+        conn.prepare_cached("INSERT OR IGNORE INTO billing_line VALUES(?1, ?2, ?3)")?
+            .execute((id, &line.route, &line.class))?;
     }
     Ok(())
 }
@@ -375,29 +450,35 @@ fn few(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 }
 
 fn put_account(conn: &Connection, a: &Account) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT OR REPLACE INTO account VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")?
-        .execute(rusqlite::params![
-            a.id.0,
-            &a.name,
-            &a.system_id,
-            &a.password_hash,
-            &a.tariff,
-            a.tps,
-            a.window,
-            a.max_binds,
-            a.allow_ips.join(","),
-            a.senders.join(","),
-            a.bind as u8,
-            a.state as u8,
-            a.credit_limit.0,
-            a.created_ms as i64,
-            a.deliver_as as u8,
-            a.receipts as u8,
-            a.alphabet as u8,
-            a.transliterate,
-            &a.outbind,
-            &a.outbind_password,
-            a.certificates.join(","),
-        ])?;
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO account VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    )?
+    .execute(rusqlite::params![
+        a.id.0,
+        &a.name,
+        &a.system_id,
+        &a.password_hash,
+        &a.tariff,
+        a.tps,
+        a.window,
+        a.max_binds,
+        a.allow_ips.join(","),
+        a.senders.join(","),
+        a.bind as u8,
+        a.state as u8,
+        a.credit_limit.0,
+        a.created_ms as i64,
+        a.deliver_as as u8,
+        a.receipts as u8,
+        a.alphabet as u8,
+        a.transliterate,
+        &a.outbind,
+        &a.outbind_password,
+        a.certificates.join(","),
+        &a.currency,
+        a.low_balance.0,
+        a.quota_day as i64,
+        a.quota_month as i64,
+    ])?;
     Ok(())
 }
