@@ -26,6 +26,7 @@ fn the_reference_equals_the_defaults() {
     plain.upstream = reference.upstream.clone();
     plain.route = reference.route.clone();
     plain.tariff = reference.tariff.clone();
+    plain.sender = reference.sender.clone();
     plain.inbound = reference.inbound.clone();
     assert_eq!(reference, plain);
     // The examples hold the defaults of their optional keys.

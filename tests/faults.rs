@@ -515,20 +515,27 @@ fn finished(pos: u64, key: u64) -> Finished {
     }
 }
 
-/// Charges `count` messages in a batch.
+/// Holds the price of what a batch accepts, and charges `count` messages.
 fn charge(batch: &mut Batch, count: u32) {
     let amount = Money(PRICE.0 * i64::from(count));
-    batch.postings.push(Posting {
-        at_ms: 1,
-        account: ACME,
-        debit: "wallet".into(),
-        credit: "revenue".into(),
-        amount,
-        count,
-        reason: "charge".into(),
-        reference: String::new(),
-        line: 0,
-    });
+    let accepted = batch.accepted.len() as u32;
+    let held = Money(PRICE.0 * i64::from(accepted));
+    for (debit, credit, amount, count, reason) in [
+        ("wallet", "held", held, accepted, "hold"),
+        ("held", "revenue", amount, count, "charge"),
+    ] {
+        batch.postings.push(Posting {
+            at_ms: 1,
+            account: ACME,
+            debit: debit.into(),
+            credit: credit.into(),
+            amount,
+            count,
+            reason: reason.into(),
+            reference: String::new(),
+            line: 0,
+        });
+    }
     batch.balances.push((ACME, Money(-amount.0)));
 }
 

@@ -118,20 +118,27 @@ fn topup(receipt: &str) -> Payment {
     }
 }
 
-/// Charges `count` messages in a batch.
+/// Holds the price of what a batch accepts, and charges `count` messages.
 fn charge(batch: &mut Batch, count: u32) {
     let amount = Money(800_000 * i64::from(count));
-    batch.postings.push(Posting {
-        at_ms: 1,
-        account: ACME,
-        debit: "wallet".into(),
-        credit: "revenue".into(),
-        amount,
-        count,
-        reason: "charge".into(),
-        reference: String::new(),
-        line: 0,
-    });
+    let accepted = batch.accepted.len() as u32;
+    let held = Money(800_000 * i64::from(accepted));
+    for (debit, credit, amount, count, reason) in [
+        ("wallet", "held", held, accepted, "hold"),
+        ("held", "revenue", amount, count, "charge"),
+    ] {
+        batch.postings.push(Posting {
+            at_ms: 1,
+            account: ACME,
+            debit: debit.into(),
+            credit: credit.into(),
+            amount,
+            count,
+            reason: reason.into(),
+            reference: String::new(),
+            line: 0,
+        });
+    }
     batch.balances.push((ACME, Money(-amount.0)));
 }
 
@@ -289,7 +296,7 @@ fn what_is_committed_is_found_again_in_journal_order() {
             ]
         );
         assert_eq!(find("upstream"), ["upstream 3 safaricom"]);
-        assert_eq!(find("wallet"), ["wallet 1 10.00"]);
+        assert_eq!(find("wallet"), ["wallet 1 10.00 false"]);
         assert_eq!(find("mark"), ["mark 1 2"]);
         let wants = Wants::from_bits(1);
         let row = |key: u64| format!("accepted {key} 1 1000 99000 0.80 4 Submitted {wants:?} 2");
@@ -332,7 +339,7 @@ fn a_batch_counts_once_however_often_it_is_sent() {
             .into_iter()
             .filter(|l| l.starts_with("wallet"))
             .collect();
-        assert_eq!(wallets, ["wallet 1 10.00"]);
+        assert_eq!(wallets, ["wallet 1 10.00 false"]);
     });
 }
 
@@ -385,7 +392,8 @@ fn the_next_epoch_can_be_taken_in_a_commit() {
         assert_eq!(store.acquire().unwrap().fence.epoch, old.epoch + 2);
         let rows = recovered(&mut *store);
         assert!(
-            rows.iter().any(|l| l == "wallet 1 10.00") && rows.iter().any(|l| l.starts_with("accepted 1 "))
+            rows.iter().any(|l| l == "wallet 1 10.00 false")
+                && rows.iter().any(|l| l.starts_with("accepted 1 "))
         );
     });
 }
@@ -704,6 +712,6 @@ fn retention_removes_closed_messages_and_never_open_ones_or_money() {
     let open = reader.message(MessageKey(5)).unwrap().unwrap();
     assert!(open.end.is_none(), "an open message is never removed");
     let rows = recovered(&mut store);
-    assert!(rows.iter().any(|l| l == "wallet 1 10.00"), "{rows:?}");
+    assert!(rows.iter().any(|l| l == "wallet 1 10.00 false"), "{rows:?}");
     assert!(rows.iter().any(|l| l.starts_with("accepted 5 ")));
 }

@@ -237,7 +237,9 @@ impl Disk {
         for account in self.batches.iter().flat_map(|b| &b.accounts) {
             accounts.insert(account.id, account.clone());
         }
-        accounts.into_values().for_each(|a| out(Record::Account(a)));
+        accounts
+            .into_values()
+            .for_each(|a| out(Record::Account(Box::new(a))));
         for (id, name) in self.batches.iter().flat_map(|b| &b.upstreams) {
             out(Record::Upstream(*id, name));
         }

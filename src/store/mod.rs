@@ -64,7 +64,7 @@ pub struct Owned {
 #[derive(Debug)]
 pub enum Record<'a> {
     /// A customer account.
-    Account(Account),
+    Account(Box<Account>),
     /// An upstream that rows may name.
     Upstream(UpstreamId, &'a str),
     /// Prices that an account has of its own.

@@ -78,6 +78,13 @@ pub struct OpenView {
 /// One hand-over of a session: whose, where its answers go, and a ticket for each message that is answered by itself.
 type Submitted = (Arc<AccountState>, Arc<Mailbox<ToCustomer>>, Vec<Option<Ticket>>);
 
+/// Numbers of billing lines by route and class of one policy.
+#[derive(Default)]
+struct LinesOf {
+    policy: Option<Arc<Policy>>,
+    known: HashMap<(u16, u16), u16>,
+}
+
 /// What must not leave before the commit.
 #[derive(Default)]
 struct Pending {
@@ -119,7 +126,7 @@ pub struct Engine<S> {
     /// Numbers of billing lines.
     lines: HashMap<BillingLine, u16>,
     /// The same by route and class of the policy in force.
-    lines_of: (Option<Arc<Policy>>, HashMap<(u16, u16), u16>),
+    lines_of: LinesOf,
     book: Book,
     /// Messages about to end, by time: those with a short validity or a near receipt timeout.
     due: BTreeMap<(u64, MessageKey), ()>,
@@ -206,7 +213,7 @@ impl<S: Store> Engine<S> {
             next_sequence: 0,
             next_account: 1,
             lines: HashMap::new(),
-            lines_of: (None, HashMap::new()),
+            lines_of: LinesOf::default(),
             book: Book::default(),
             due: BTreeMap::new(),
             sweep: 0,

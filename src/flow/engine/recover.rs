@@ -36,7 +36,7 @@ impl<S: Store> Engine<S> {
         let book = &mut self.book;
         let lines = &mut self.lines;
         self.store.recover(&mut |record| match record {
-            Record::Account(account) => found.accounts.push(account),
+            Record::Account(account) => found.accounts.push(*account),
             Record::Upstream(id, name) => {
                 found.upstreams.insert(name.to_string(), id);
             }

@@ -5,9 +5,9 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Engine;
 use super::book::{Open, Part, PartState, Phase, rolled_up};
 use super::tally::Why;
+use super::{Engine, LinesOf};
 use crate::domain::account::Receipts;
 use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::Final;
@@ -86,10 +86,18 @@ impl<S: Store> Engine<S> {
 
     /// The number of a billing line; a new one goes on record with the first message that names it.
     fn line_of(&mut self, policy: &Arc<Policy>, route: u16, class: u16) -> u16 {
-        if !self.lines_of.0.as_ref().is_some_and(|p| Arc::ptr_eq(p, policy)) {
-            self.lines_of = (Some(Arc::clone(policy)), HashMap::new());
+        if !self
+            .lines_of
+            .policy
+            .as_ref()
+            .is_some_and(|p| Arc::ptr_eq(p, policy))
+        {
+            self.lines_of = LinesOf {
+                policy: Some(Arc::clone(policy)),
+                known: HashMap::new(),
+            };
         }
-        if let Some(line) = self.lines_of.1.get(&(route, class)) {
+        if let Some(line) = self.lines_of.known.get(&(route, class)) {
             return *line;
         }
         let line = BillingLine {
@@ -104,7 +112,7 @@ impl<S: Store> Engine<S> {
         if number == next {
             self.batch.lines.push((number, line));
         }
-        self.lines_of.1.insert((route, class), number);
+        self.lines_of.known.insert((route, class), number);
         number
     }
 

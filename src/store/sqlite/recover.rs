@@ -36,7 +36,7 @@ fn control(conn: &Connection, out: Out<'_>) -> rusqlite::Result<()> {
     let mut stmt = conn.prepare("SELECT * FROM account ORDER BY id")?;
     let mut rows = stmt.query([])?;
     while let Some(r) = rows.next()? {
-        out(Record::Account(account(r)?));
+        out(Record::Account(Box::new(account(r)?)));
     }
     let mut stmt = conn.prepare("SELECT id, name FROM upstream ORDER BY id")?;
     let mut rows = stmt.query([])?;
