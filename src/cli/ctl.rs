@@ -33,9 +33,20 @@ Methods:
                  [--allow-ips A,B] [--senders A,B] [--tariff T] [--bind all|transmitter|receiver|transceiver]
                  [--deliver-as deliver_sm|data_sm] [--receipts rolled-up|each] [--alphabet gsm7|latin1]
                  [--transliterate true] [--outbind HOST:PORT --outbind-password P] [--certificates SHA256,…]
+                 [--low-balance AMOUNT] [--quota-day SEGMENTS] [--quota-month SEGMENTS]
   account list | show ACCOUNT | update ACCOUNT … | suspend ACCOUNT | resume ACCOUNT | close ACCOUNT
-  wallet topup ACCOUNT AMOUNT --provider P --receipt R
-  wallet show ACCOUNT | statement ACCOUNT | limit ACCOUNT CREDIT | check
+  wallet topup ACCOUNT AMOUNT --provider P --receipt R [--paid-at T] [--payer-ref REF] [--note TEXT]
+  wallet topup --payer-ref REF --amount AMOUNT --provider P --receipt R      (to suspense if nobody is called that)
+  wallet suspense | assign ACCOUNT --provider P --receipt R | reverse --provider P --receipt R
+  wallet adjust ACCOUNT AMOUNT --reference R --note WHY                      (AMOUNT may be negative)
+  wallet payout ACCOUNT AMOUNT --provider P --receipt R --reference X | settle REFERENCE paid|failed|unknown
+  wallet payments [--provider P] | payouts [--open true]
+  wallet reconcile --provider P --file LIST.csv [--apply]
+  wallet show ACCOUNT | limit ACCOUNT CREDIT | holds [ACCOUNT] | check
+  wallet statement ACCOUNT [--from T] [--to T] [--format csv] [--limit N] [--cursor C]
+  tariff list | price list ACCOUNT
+  price set ACCOUNT PREFIX PRICE [--operator O] [--class C] [--effective-from T] | price remove ACCOUNT PREFIX …
+  event list [--cursor N]
   message show ID
   session list | kick SESSION | kick --account ACCOUNT
   upstream list | show NAME | enable NAME | disable NAME | reconnect NAME
@@ -59,7 +70,14 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 fn places(method: &str) -> &'static [&'static str] {
     match method {
         "account.create" => &["name", "system_id"],
-        "wallet.topup" => &["account", "amount"],
+        "wallet.topup" | "wallet.adjust" | "wallet.payout" => &["account", "amount"],
+        "wallet.settle" => &["reference", "outcome"],
+        "wallet.reverse" | "wallet.suspense" | "wallet.payments" | "wallet.payouts" | "wallet.reconcile" => {
+            &[]
+        }
+        "price.list" => &["account"],
+        "price.set" => &["account", "prefix", "price"],
+        "price.remove" => &["account", "prefix"],
         "wallet.limit" => &["account", "credit"],
         "wallet.check" => &[],
         "message.show" => &["id"],
@@ -98,6 +116,19 @@ fn params(method: &str, words: &[String]) -> Result<Value, String> {
         }
     }
     Ok(Value::Object(map))
+}
+
+/// A list is read here and sent whole: the daemon opens no files for those who may not.
+fn with_file(method: &str, mut params: Value) -> Result<Value, String> {
+    if method == "wallet.reconcile"
+        && let Some(map) = params.as_object_mut()
+        && let Some(file) = map.remove("file")
+    {
+        let name = file.as_str().unwrap_or_default();
+        let text = std::fs::read_to_string(name).map_err(|e| format!("{name}: {e}"))?;
+        map.insert("csv".into(), json!(text));
+    }
+    Ok(params)
 }
 
 fn socket(args: &CtlArgs) -> Result<PathBuf, ExitCode> {
@@ -156,6 +187,13 @@ pub(super) fn run(args: &CtlArgs) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    let params = match with_file(&method, params) {
+        Ok(params) => params,
+        Err(e) => {
+            eprintln!("smsconnect: {e}");
+            return ExitCode::from(USAGE);
+        }
+    };
     let path = match socket(args) {
         Ok(path) => path,
         Err(code) => return code,
@@ -176,6 +214,9 @@ pub(super) fn run(args: &CtlArgs) -> ExitCode {
     let result = answer.get("result").unwrap_or(&Value::Null);
     if json {
         println!("{result}")
+    } else if let Some(csv) = result.get("csv").and_then(Value::as_str) {
+        // As it is, to be written into a file.
+        print!("{csv}");
     } else {
         show(result)
     }
