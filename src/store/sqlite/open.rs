@@ -132,7 +132,7 @@ pub fn inspect(path: &Path) -> Result<(), OpenError> {
             })?;
         }
     }
-    if header.is_empty() {
+    if header.is_empty() || (header.iter().all(|octet| *octet == 0) && unborn(path)) {
         return Ok(());
     }
     if !header.starts_with(b"SQLite format 3\0") || header.len() < 100 {
@@ -152,6 +152,18 @@ pub fn inspect(path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::Newer(path.into(), version));
     }
     Ok(())
+}
+
+/// Whether a rollback journal says that the file was empty before a transaction that has not ended: the power went while
+/// the schema was being written, before anything could be acknowledged. SQLite empties the file again (SQLite file format
+/// §3: magic, then at 16 the size of the database in pages).
+fn unborn(path: &Path) -> bool {
+    const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    let mut name = path.as_os_str().to_owned();
+    name.push("-journal");
+    let mut header = [0u8; 20];
+    let read = File::open(name).and_then(|file| file.read_exact_at(&mut header, 0));
+    read.is_ok() && header.starts_with(&MAGIC) && header.ends_with(&[0; 4])
 }
 
 /// Opens or creates the write connection.
