@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::schema;
@@ -35,6 +36,12 @@ pub enum OpenError {
          back; to go on with what is here, knowing that what was acknowledged since may be missing: smsconnect serve --accept-older-store"
     )]
     Older(PathBuf),
+    /// Database and write-ahead log are of two stores.
+    #[error(
+        "{0} and its -wal file are not of one store, or .lock is of another one: files have been mixed up. Put back those that \
+         belong together; to go on with what is here, whosever it is: smsconnect serve --accept-older-store"
+    )]
+    Mixed(PathBuf),
     /// Damage found by the checks at start.
     #[error("{path} is damaged ({what}); restore a backup, nothing was changed")]
     Damaged {
@@ -53,36 +60,47 @@ pub enum OpenError {
     },
 }
 
-/// Keeps a second daemon out for as long as it lives, and remembers the epoch beside the database: a database whose own epoch
-/// is older has lost its write-ahead log, or was put back from a copy.
+/// Keeps a second daemon out for as long as it lives, and remembers beside the database what it must know of itself: a
+/// database whose own epoch is older has lost its write-ahead log, or was put back from a copy; and SQLite takes any log that
+/// lies beside a database for its own, even one of another store.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
-impl Lock {
+/// What is remembered beside the database.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Note {
     /// The newest epoch that was ever taken here; 0 if none is on record.
+    pub epoch: u32,
+    /// The store's own number, drawn at its first start; 0 if it has none yet. While a daemon runs it is in `node.running`,
+    /// and so in every log: each commit writes that page.
+    pub store: i64,
+}
+
+impl Lock {
+    /// Reads the note.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn epoch(&self) -> std::io::Result<u32> {
-        let mut text = [0u8; 32];
+    pub fn read(&self) -> std::io::Result<Note> {
+        let mut text = [0u8; 64];
         let n = self.file.read_at(&mut text, 0)?;
         let text = String::from_utf8_lossy(text.get(..n).unwrap_or(&[]));
-        Ok(text
-            .trim()
-            .strip_prefix("epoch ")
-            .and_then(|n| n.trim().parse().ok())
-            .unwrap_or(0))
+        let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+        Ok(Note {
+            epoch: field("epoch ").and_then(|n| n.parse().ok()).unwrap_or(0),
+            store: field("store ").and_then(|n| n.parse().ok()).unwrap_or(0),
+        })
     }
 
-    /// Notes an epoch that is on record in the database.
+    /// Notes an epoch that is on record in the database, and the store's number before it is.
     ///
     /// # Errors
     /// The file cannot be written or synced.
-    pub fn note(&self, epoch: u32) -> std::io::Result<()> {
-        self.file
-            .write_all_at(format!("epoch {epoch:<10}\n").as_bytes(), 0)?;
+    pub fn note(&self, note: Note) -> std::io::Result<()> {
+        let text = format!("epoch {:<10}\nstore {:<19}\n", note.epoch, note.store);
+        self.file.write_all_at(text.as_bytes(), 0)?;
         self.file.sync_data()
     }
 }
@@ -186,6 +204,8 @@ pub fn connect(path: &Path, full: bool) -> Result<Connection, OpenError> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(|e| io(e.to_string()))?;
+    // Until the store has passed every check: closing would move the log into the main file, and delete it.
+    keep_log_on_close(&conn, true).map_err(|e| io(e.to_string()))?;
     conn.busy_timeout(BUSY).map_err(|e| io(e.to_string()))?;
     // The schema goes in under the rollback journal: until that transaction is whole the file is empty, and from then on
     // its header carries our application_id.
@@ -202,6 +222,12 @@ pub fn connect(path: &Path, full: bool) -> Result<Connection, OpenError> {
     .map_err(|e| damaged(path, &e))?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(conn)
+}
+
+/// Whether closing the connection leaves the log alone.
+pub fn keep_log_on_close(conn: &Connection, keep: bool) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep)
+        .map(|_| ())
 }
 
 /// The checks at an unclean start that must pass before anything is served: every table is there, and each wallet equals its base plus
