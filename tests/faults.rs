@@ -6,23 +6,22 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::process::{Daemon, Fault, strace};
+use common::rows::{
+    DAY_MS, MESSAGES, PRICE, accepted, charge, commit, finished, maintain, number, open, paid, sent,
+    stays_open, two_full_segments,
+};
 use common::{Peer, Script, World, eventually, message};
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use smsconnect::domain::message::{Message, Parts, Piece};
-use smsconnect::domain::outcome::{ChargeOn, Final, Wants};
-use smsconnect::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
-use smsconnect::money::Money;
+use smsconnect::domain::outcome::Final;
+use smsconnect::ids::MessageKey;
 use smsconnect::smpp::{CommandId, CommandStatus};
-use smsconnect::store::sqlite::{Options, Reader, SqliteStore};
-use smsconnect::store::{
-    Accepted, Batch, Fence, Finished, Posting, Progress, Record, Sent, Store, Topup, flags,
-};
+use smsconnect::store::sqlite::{Reader, SqliteStore};
+use smsconnect::store::{Batch, Progress, Record, Store};
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
 
@@ -280,134 +279,6 @@ fn a_reader_that_holds_on_does_not_stop_submits() {
 
 // ---- The store alone ----
 
-const ACME: AccountId = AccountId(1);
-const UP: UpstreamId = UpstreamId(3);
-const PRICE: Money = Money(800_000);
-const DAY_MS: u64 = 86_400_000;
-
-fn open(dir: &Path, segment_messages: u64) -> (SqliteStore, Fence) {
-    let options = Options {
-        accept_older: false,
-        path: dir.join("store.db"),
-        full: false,
-        segment_messages,
-        keep_days: 0,
-    };
-    let mut store = SqliteStore::open(options).unwrap();
-    let fence = store.acquire().unwrap().fence;
-    (store, fence)
-}
-
-fn accepted(key: u64, at_ms: u64, text: &[u8]) -> Accepted {
-    Accepted {
-        key: MessageKey(key),
-        account: ACME,
-        at_ms,
-        expires_ms: at_ms + DAY_MS,
-        price: PRICE,
-        tariff: 4,
-        charge_on: ChargeOn::Submitted,
-        wants: Wants::from_bits(1),
-        segments: 1,
-        message: Message::new(&Parts {
-            source: b"ACME",
-            dest: b"254712345678",
-            text,
-            ..Parts::default()
-        }),
-    }
-}
-
-fn sent(pos: u64, key: u64) -> Sent {
-    Sent {
-        piece: Piece::WHOLE,
-        pos: Pos(pos),
-        key: MessageKey(key),
-        upstream: UP,
-        at_ms: 2_000,
-        smsc_id: Box::from(key.to_string().as_bytes()),
-    }
-}
-
-fn finished(pos: u64, key: u64) -> Finished {
-    Finished {
-        pos: Pos(pos),
-        key: MessageKey(key),
-        account: ACME,
-        state: Final::Delivered,
-        err: 0,
-        at_ms: 3_000,
-        charged: PRICE,
-        flags: flags::WANTED,
-    }
-}
-
-/// Charges `count` messages in a batch.
-fn charge(batch: &mut Batch, count: u32) {
-    let amount = Money(PRICE.0 * i64::from(count));
-    batch.postings.push(Posting {
-        at_ms: 1,
-        account: ACME,
-        debit: "wallet".into(),
-        credit: "revenue".into(),
-        amount,
-        count,
-        reason: "charge",
-        reference: String::new(),
-    });
-    batch.balances.push((ACME, Money(-amount.0)));
-}
-
-/// A payment of 10.00, and the upstream's name.
-fn paid() -> Batch {
-    let amount = Money(10_000_000);
-    Batch {
-        balances: vec![(ACME, amount)],
-        topups: vec![Topup {
-            entry: 0,
-            account: ACME,
-            amount,
-            provider: "bank".into(),
-            receipt: "R0".into(),
-            at_ms: 1,
-        }],
-        postings: vec![Posting {
-            at_ms: 1,
-            account: ACME,
-            debit: "clearing:bank".into(),
-            credit: "wallet".into(),
-            amount,
-            count: 1,
-            reason: "topup",
-            reference: "R0".into(),
-        }],
-        upstreams: vec![(UP, "sim".into())],
-        ..Batch::default()
-    }
-}
-
-fn commit(store: &mut SqliteStore, fence: Fence, number: u64, mut batch: Batch) {
-    batch.id = BatchId {
-        epoch: fence.epoch,
-        number,
-    };
-    store.commit(fence, &batch).unwrap();
-}
-
-/// Runs background work to its end.
-fn maintain(store: &mut SqliteStore, fence: Fence, now_ms: u64) {
-    for _ in 0..10_000 {
-        if store.maintain(fence, now_ms).unwrap() == Progress::Idle {
-            return;
-        }
-    }
-    panic!("never idle");
-}
-
-fn number(conn: &Connection, sql: &str) -> i64 {
-    conn.query_row(sql, [], |r| r.get(0)).unwrap()
-}
-
 fn has(octets: &[u8], part: &[u8]) -> bool {
     octets.windows(part.len()).any(|w| w == part)
 }
@@ -468,45 +339,6 @@ fn a_quiet_segment_is_closed_after_a_day_and_keeps_no_text_of_what_is_over() {
         let check = reader.check().unwrap();
         assert_eq!((check.faults, check.messages), (Vec::new(), 2));
     }
-}
-
-/// Messages in all, and up to which every seventh ends in the segment after its own.
-const MESSAGES: u64 = 1_300;
-const LATE: u64 = 300;
-
-fn stays_open(key: u64) -> bool {
-    key.is_multiple_of(7) && key > LATE
-}
-
-/// Two full segments of 600 messages and 100 more, nothing sealed.
-fn two_full_segments(dir: &Path) {
-    let (mut store, fence) = open(dir, 600);
-    commit(&mut store, fence, 1, paid());
-    let mut pos = 0;
-    let mut next = || {
-        pos += 1;
-        pos
-    };
-    for n in 0..MESSAGES / 100 {
-        let mut batch = Batch::default();
-        for key in n * 100 + 1..=n * 100 + 100 {
-            batch
-                .accepted
-                .push(accepted(key, 1_000, format!("text {key}").as_bytes()));
-            batch.sent.push(sent(next(), key));
-            if !key.is_multiple_of(7) {
-                batch.finished.push(finished(next(), key));
-            }
-        }
-        if n == 8 {
-            for key in (7..=LATE).step_by(7) {
-                batch.finished.push(finished(next(), key));
-            }
-        }
-        charge(&mut batch, 100);
-        commit(&mut store, fence, n + 2, batch);
-    }
-    assert!(store.backlog() >= 2, "two segments wait");
 }
 
 /// Keys that recovery finds open.

@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use common::process::{Daemon, strace};
+use common::rows::on_record;
 use common::{Peer, eventually, message};
 use disk::{Disk, Fate, Model, Rng};
 use rusqlite::Connection;
@@ -287,27 +288,8 @@ fn look(path: &Path, told: &Told, ever: &HashSet<u64>, verdict: &mut Verdict) ->
     if said != "ok" {
         verdict.damaged = Some(said);
     }
-    let keys = |sql: &str| -> rusqlite::Result<Vec<u64>> {
-        conn.prepare(sql)?
-            .query_map([], |r| Ok(r.get::<_, i64>(0)? as u64))?
-            .collect()
-    };
-    // Over: in its sealed segment. Open: in a journal, or carried out of one that may still be there.
-    let (mut over, mut open) = (Vec::new(), Vec::new());
-    for n in keys("SELECT number FROM segment WHERE state = 2")? {
-        over.extend(keys(&format!("SELECT key FROM closed_{n}"))?);
-    }
-    for n in keys("SELECT number FROM segment WHERE state < 2")? {
-        open.extend(keys(&format!("SELECT key FROM accepted_{n}"))?);
-    }
-    let journals: HashSet<u64> = open.iter().copied().collect();
-    open.extend(
-        keys("SELECT key FROM carried")?
-            .iter()
-            .filter(|k| !journals.contains(k)),
-    );
     let mut found = HashSet::new();
-    for key in over.iter().chain(&open) {
+    for key in &on_record(&conn)? {
         if !found.insert(*key) {
             verdict.wrong.push(format!("message {key} is on record twice"));
         }
@@ -319,15 +301,17 @@ fn look(path: &Path, told: &Told, ever: &HashSet<u64>, verdict: &mut Verdict) ->
 
     let sum = |sql: &str| conn.query_row(sql, [], |r| r.get::<_, i64>(0));
     for (receipt, amount) in &told.paid {
-        let sql = format!("SELECT COUNT(*) FROM topup WHERE receipt = '{receipt}' AND amount = {amount}");
+        let sql = format!(
+            "SELECT COUNT(*) FROM ledger WHERE reason = 'topup' AND reference = '{receipt}' AND amount = {amount}"
+        );
         verdict.lost += usize::from(sum(&sql)? != 1);
     }
     let balance = sum("SELECT COALESCE(SUM(balance), 0) FROM wallet")?;
-    let payments = sum("SELECT COALESCE(SUM(amount), 0) FROM topup")?;
-    let charges = sum("SELECT COALESCE(SUM(amount), 0) FROM ledger WHERE reason = 'charge'")?;
-    let charged = sum("SELECT COALESCE(SUM(count), 0) FROM ledger WHERE reason = 'charge'")?;
-    let other = sum("SELECT COUNT(*) FROM ledger WHERE reason NOT IN ('topup', 'charge')")?;
-    if balance != payments - charges || charges != charged * PRICE || other != 0 {
+    let payments = sum("SELECT COALESCE(SUM(amount), 0) FROM ledger WHERE reason = 'topup'")?;
+    let charges = sum("SELECT COALESCE(SUM(amount), 0) FROM ledger WHERE credit = 'revenue'")?;
+    let charged = sum("SELECT COALESCE(SUM(count), 0) FROM ledger WHERE credit = 'revenue'")?;
+    let given_back = sum("SELECT COUNT(*) FROM ledger WHERE debit = 'revenue'")?;
+    if balance != payments - charges || charges != charged * PRICE || given_back != 0 {
         verdict.wrong.push(format!(
             "{payments} paid, {charges} for {charged} messages, {balance} left"
         ));

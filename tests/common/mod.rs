@@ -8,6 +8,7 @@
 )]
 
 pub mod process;
+pub mod rows;
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};

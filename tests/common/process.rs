@@ -158,9 +158,10 @@ impl Daemon {
         child.wait().unwrap();
     }
 
-    /// Whether it has ended on its own; waits for nothing.
-    pub fn ended(&mut self) -> bool {
-        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    /// Whether it is there; waits for nothing.
+    pub fn runs(&mut self) -> bool {
+        let ended = self.child.as_mut().map(|c| c.try_wait().unwrap());
+        ended.is_some_and(|e| e.is_none())
     }
 
     /// Waits for the end: how it ended and what it said.
