@@ -53,8 +53,12 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Before any id of the epoch is given out.
+    /// Before any id of the epoch is given out. The note is always synced, so the epoch must be as well, whatever the
+    /// durability: a power cut would otherwise leave a store that is older than its note, and is refused.
     fn note_epoch(&mut self, epoch: u32) -> Result<(), StoreError> {
+        if !self.options.full {
+            self.move_log(false).map_err(|e| self.fault(e))?;
+        }
         self.noted.epoch = epoch;
         self.lock.note(self.noted).map_err(|e| unnoted(&e))
     }
