@@ -20,7 +20,7 @@ use common::{Got, Peer, eventually, message};
 use rusqlite::Connection;
 use serde_json::json;
 use smsconnect::smpp::{self, CommandId, CommandStatus};
-use smsconnect::store::sqlite::{OpenError, Reader};
+use smsconnect::store::sqlite::{OpenError, Options, Reader};
 use smsconnect::store::{Batch, Store};
 use smsconnect::tools::smsc::{Smsc, SmscOptions};
 
@@ -468,7 +468,15 @@ fn a_stuck_fsync_holds_acknowledgements_back_and_no_session_is_ended_for_it() {
 /// The files of a store whose log holds [`BATCHES`] commits of [`ROWS`] messages each; the process that wrote it has crashed.
 fn crashed() -> [Vec<u8>; 3] {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, fence) = rows::open(dir.path(), 1_000_000);
+    let mut store = rows::opened_with(Options {
+        path: dir.path().join(FILES[0]),
+        full: true,
+        segment_messages: 1_000_000,
+        keep_days: 0,
+        accept_older: false,
+    })
+    .unwrap();
+    let fence = store.acquire().unwrap().fence;
     commit(&mut store, fence, 1, paid());
     for n in 0..BATCHES {
         let mut batch = Batch::default();
@@ -791,7 +799,7 @@ fn a_kill_at_any_write_of_sealing_retention_and_checkpoints_loses_and_doubles_no
         return;
     }
     let store = full_segments();
-    let (db, log) = ("gateway.db", "gateway.db-wal");
+    let (db, log, lock) = ("gateway.db", "gateway.db-wal", "gateway.db.lock");
     let mut kills = 0;
     // The whole work takes about 440 writes.
     for when in [
@@ -807,6 +815,8 @@ fn a_kill_at_any_write_of_sealing_retention_and_checkpoints_loses_and_doubles_no
         (log, "fsync", 5),
         (db, "ftruncate", 1),
         (log, "ftruncate", 1),
+        (lock, "pwrite64", 1),
+        (lock, "fdatasync", 1),
     ] {
         let killed = killed(&store, &[file], call, when);
         assert!(killed, "{file} {call} {when} never came");

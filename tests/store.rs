@@ -505,6 +505,37 @@ fn foreign_files_are_refused_and_left_alone() {
     });
 }
 
+#[test]
+fn a_store_of_a_release_that_drew_no_number_gets_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    sqlite(dir.path()).unwrap().acquire().unwrap();
+    let running = || -> i64 {
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        conn.query_row("SELECT running FROM node", [], |r| r.get(0))
+            .unwrap()
+    };
+    let drawn = running();
+    assert!(drawn > 1);
+    // As such a release leaves it after a crash, and after an end in good order.
+    for left in [1, 0] {
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        conn.execute("UPDATE node SET running = ?1", [left]).unwrap();
+        drop(conn);
+        std::fs::write(dir.path().join("store.db.lock"), "epoch 1         \n").unwrap();
+        let owned = sqlite(dir.path()).unwrap().acquire().unwrap();
+        assert_eq!(owned.unclean, left == 1);
+        let now = running();
+        assert!(now > 1 && now != drawn, "a new one: {now}");
+        // It keeps it from now on, and without its note too.
+        sqlite(dir.path()).unwrap().acquire().unwrap();
+        assert_eq!(running(), now);
+        std::fs::remove_file(dir.path().join("store.db.lock")).unwrap();
+        sqlite(dir.path()).unwrap().acquire().unwrap();
+        assert_eq!(running(), now);
+    }
+}
+
 /// What a power cut leaves of a first start: page 1 not written yet, and a journal that says the file was empty before.
 #[test]
 fn a_first_start_that_the_power_ended_is_begun_anew() {

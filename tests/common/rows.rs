@@ -26,19 +26,23 @@ pub fn open(dir: &Path, segment_messages: u64) -> (SqliteStore, Fence) {
     (store, fence)
 }
 
-/// Opens `store.db`. A process that another test is just starting has every descriptor of this one until it becomes the
-/// program it is to be, and so may keep a store locked for a moment that was closed already.
+/// Opens `store.db`.
 pub fn opened(dir: &Path, segment_messages: u64) -> Result<SqliteStore, OpenError> {
+    opened_with(Options {
+        accept_older: false,
+        path: dir.join("store.db"),
+        full: false,
+        segment_messages,
+        keep_days: 0,
+    })
+}
+
+/// Opens a store. A process that another test is just starting has every descriptor of this one until it becomes the program
+/// it is to be, and so may keep a store locked for a moment that was closed already.
+pub fn opened_with(options: Options) -> Result<SqliteStore, OpenError> {
     let start = Instant::now();
     loop {
-        let opened = SqliteStore::open(Options {
-            accept_older: false,
-            path: dir.join("store.db"),
-            full: false,
-            segment_messages,
-            keep_days: 0,
-        });
-        match opened {
+        match SqliteStore::open(options.clone()) {
             Err(OpenError::InUse(_)) if start.elapsed() < WAIT => std::thread::yield_now(),
             other => return other,
         }
