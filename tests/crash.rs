@@ -6,11 +6,10 @@
 mod common;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use common::process::Daemon;
 use serde_json::json;
 use smsconnect::tools::load::{self, LoadOptions};
 use smsconnect::tools::smsc::{Smsc, SmscOptions};
@@ -19,69 +18,6 @@ use tokio_util::sync::CancellationToken;
 const BINDS: u32 = 2;
 const WINDOW: usize = 100;
 const UPSTREAM_WINDOW: usize = 100;
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
-fn write_config(dir: &Path, port: u16, smsc: SocketAddr) {
-    let text = format!(
-        r#"
-[customer]
-listen = ["127.0.0.1:{port}"]
-[numbering]
-country_code = "254"
-[store]
-path = "gateway.db"
-free_min_bytes = 0
-segment_messages = 5000
-[admin]
-socket = "admin.sock"
-[metrics]
-listen = ""
-[log]
-level = "warn"
-[[upstream]]
-name = "sim"
-address = "{smsc}"
-password = "x"
-binds = 2
-window = {UPSTREAM_WINDOW}
-reconnect_min_ms = 20
-reconnect_max_ms = 100
-[[route]]
-name = "all"
-to = ["sim"]
-[[tariff]]
-name = "standard"
-currency = "KES"
-[[tariff.price]]
-prefix = "254"
-price = "0.80"
-"#
-    );
-    std::fs::write(dir.join("c.toml"), text).unwrap();
-}
-
-fn serve(dir: &Path, port: u16) -> Child {
-    let child = Command::new(env!("CARGO_BIN_EXE_smsconnect"))
-        .args(["serve", "--config"])
-        .arg(dir.join("c.toml"))
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap();
-    common::eventually("the daemon listens", || {
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    common::eventually("the admin socket answers", || {
-        common::admin(&dir.join("admin.sock"), "stats.show", json!({})).is_ok()
-    });
-    child
-}
 
 #[test]
 fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
@@ -94,8 +30,6 @@ fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
         .enable_all()
         .build()
         .unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let port = free_port();
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let options = SmscOptions {
         listen,
@@ -104,9 +38,10 @@ fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
         ..SmscOptions::default()
     };
     let smsc = runtime.block_on(Smsc::start(options)).unwrap();
-    write_config(dir.path(), port, smsc.addr());
-    let socket = dir.path().join("admin.sock");
-    let mut child = serve(dir.path(), port);
+    let upstream = format!("binds = 2\nwindow = {UPSTREAM_WINDOW}");
+    let mut daemon = Daemon::with(smsc.addr(), "segment_messages = 5000", &upstream);
+    let socket = daemon.path("admin.sock");
+    daemon.start(&[]);
     common::admin(
         &socket,
         "account.create",
@@ -116,10 +51,10 @@ fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
     let topup = json!({"account": "acme", "amount": "10000000.00", "provider": "bank", "receipt": "T1"});
     common::admin(&socket, "wallet.topup", topup.clone()).unwrap();
 
-    let ids_log = dir.path().join("ids");
+    let ids_log = daemon.path("ids");
     let stop = CancellationToken::new();
     let load = LoadOptions {
-        connect: vec![SocketAddr::from(([127, 0, 0, 1], port))],
+        connect: vec![daemon.addr()],
         system_id: "acme".into(),
         password: "secret1".into(),
         binds: BINDS,
@@ -139,9 +74,8 @@ fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
     for round in 0..rounds {
         // Not a wait for a condition: the moment of the kill is meant to be arbitrary.
         std::thread::sleep(Duration::from_millis(1_500 + round * 97 % 400));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        child = serve(dir.path(), port);
+        daemon.kill();
+        daemon.start(&[]);
     }
     let report = runtime.block_on(running).unwrap().unwrap();
     common::eventually("every message is final", || {
@@ -192,8 +126,7 @@ fn nothing_acknowledged_is_lost_or_charged_twice_by_kill_9() {
     let again = common::admin(&socket, "wallet.topup", topup).unwrap();
     assert_eq!(again["duplicate"], true);
 
-    child.kill().unwrap();
-    child.wait().unwrap();
+    daemon.kill();
     eprintln!(
         "{rounds} kills: {} accepted, {} unanswered, {repeats} repeated upstream",
         report.accepted, report.unanswered

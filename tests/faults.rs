@@ -6,168 +6,26 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{PASSWORD, Peer, Script, World, eventually, message};
+use common::process::{Daemon, Fault, strace};
+use common::rows::{
+    DAY_MS, MESSAGES, PRICE, accepted, charge, commit, finished, maintain, number, open, paid, sent,
+    stays_open, two_full_segments,
+};
+use common::{Peer, Script, World, eventually, message};
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use smsconnect::domain::message::{Message, Parts, Piece};
-use smsconnect::domain::outcome::{ChargeOn, Final, Wants};
-use smsconnect::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
-use smsconnect::money::Money;
+use smsconnect::domain::outcome::Final;
+use smsconnect::ids::MessageKey;
 use smsconnect::smpp::{CommandId, CommandStatus};
-use smsconnect::store::sqlite::{Options, Reader, SqliteStore};
-use smsconnect::store::{
-    Accepted, Batch, Fence, Finished, Payment, Posting, Progress, Record, Sent, Store, flags,
-};
+use smsconnect::store::sqlite::{Reader, SqliteStore};
+use smsconnect::store::{Batch, Progress, Record, Store};
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
 
 // ---- The daemon as a process ----
-
-/// A daemon in a child process, started again and again on one store; killed at the end of the test.
-struct Daemon {
-    child: Option<Child>,
-    dir: tempfile::TempDir,
-    port: u16,
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-fn config(dir: &Path, port: u16, smsc: SocketAddr) {
-    let text = format!(
-        "[customer]\nlisten = [\"127.0.0.1:{port}\"]\n[numbering]\ncountry_code = \"254\"\n\
-         [store]\npath = \"gateway.db\"\nfree_min_bytes = 0\n[admin]\nsocket = \"admin.sock\"\n[metrics]\nlisten = \"\"\n\
-         [log]\nlevel = \"warn\"\n[server]\ndrain_timeout_ms = 3000\n\
-         [[upstream]]\nname = \"sim\"\naddress = \"{smsc}\"\npassword = \"x\"\nbinds = 1\n\
-         reconnect_min_ms = 20\nreconnect_max_ms = 100\n[[route]]\nname = \"all\"\nto = [\"sim\"]\n\
-         [[tariff]]\nname = \"standard\"\ncurrency = \"KES\"\n[[tariff.price]]\nprefix = \"254\"\nprice = \"0.80\"\n"
-    );
-    std::fs::write(dir.join("c.toml"), text).unwrap();
-}
-
-impl Daemon {
-    /// A folder with a config; nothing runs yet.
-    fn new(smsc: SocketAddr) -> Daemon {
-        let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
-        config(dir.path(), port, smsc);
-        Daemon {
-            child: None,
-            dir,
-            port,
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn spawn(&mut self, extra: &[&str]) {
-        // Into a file: a pipe that nobody reads fills up.
-        let said = File::create(self.path("stderr")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_smsconnect"))
-            .args(["serve", "--config"])
-            .arg(self.path("c.toml"))
-            .args(extra)
-            .stderr(said)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-    }
-
-    fn start(&mut self, extra: &[&str]) {
-        self.spawn(extra);
-        let (socket, said) = (self.path("admin.sock"), self.path("stderr"));
-        let child = self.child.as_mut().unwrap();
-        eventually("the admin socket answers", || {
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "{}", std::fs::read_to_string(&said).unwrap());
-            common::admin(&socket, "stats.show", json!({})).is_ok()
-        });
-    }
-
-    fn admin(&self, method: &str, params: Value) -> Value {
-        common::admin(&self.path("admin.sock"), method, params).unwrap()
-    }
-
-    fn pay(&self, receipt: &str, amount: &str) -> Value {
-        let payment = json!({"account": "acme", "amount": amount, "provider": "bank", "receipt": receipt});
-        self.admin("wallet.topup", payment)
-    }
-
-    /// An account with 1000.00.
-    fn account(&self) {
-        let account = json!({"name": "acme", "system_id": "acme", "password": PASSWORD});
-        self.admin("account.create", account);
-        self.pay("FIRST", "1000");
-    }
-
-    fn balance(&self) -> String {
-        let wallet = self.admin("wallet.show", json!({"account": "acme"}));
-        wallet["balance"].as_str().unwrap().into()
-    }
-
-    fn reconciles(&self) -> u64 {
-        let check = self.admin("wallet.check", json!({}));
-        assert_eq!(check["ok"], true, "{check}");
-        check["messages"].as_u64().unwrap()
-    }
-
-    fn bound(&self) -> Peer {
-        let mut peer = Peer::connect(SocketAddr::from(([127, 0, 0, 1], self.port)));
-        assert_eq!(peer.bind(CommandId::BIND_TRANSCEIVER, "acme", PASSWORD), ROK);
-        peer
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([name, &self.pid().to_string()])
-            .status();
-        assert!(sent.unwrap().success());
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Waits for the end: how it ended and what it said.
-    fn end(&mut self) -> (ExitStatus, String) {
-        let child = self.child.as_mut().unwrap();
-        let mut status = None;
-        eventually("the daemon ends", || {
-            status = child.try_wait().unwrap();
-            status.is_some()
-        });
-        self.child = None;
-        (
-            status.unwrap(),
-            std::fs::read_to_string(self.path("stderr")).unwrap(),
-        )
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _gone = child.kill();
-            let _gone = child.wait();
-        }
-    }
-}
 
 /// The id under which a message was accepted.
 fn accept(customer: &mut Peer) -> u64 {
@@ -176,47 +34,18 @@ fn accept(customer: &mut Peer) -> u64 {
     got.message_id().parse().unwrap()
 }
 
-/// Whether every thread of a process is traced.
-fn traced(pid: u32) -> bool {
-    std::fs::read_dir(format!("/proc/{pid}/task"))
-        .unwrap()
-        .all(|task| {
-            std::fs::read_to_string(task.unwrap().path().join("status")).is_ok_and(|text| {
-                text.lines()
-                    .any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
-            })
-        })
-}
-
 /// Makes the next fsync of every thread of a process fail with EIO. Only the next: those after it say yes, as a kernel does
-/// that has dropped the pages it could not write, so that whoever tries again or closes the store is found out. `None` where
-/// tracing is not allowed.
-fn failing_fsync(pid: u32) -> Option<Child> {
-    let mut strace = Command::new("strace")
-        .args(["-f", "-qq", "-e", "trace=fsync,fdatasync"])
-        .args(["-e", "inject=fsync,fdatasync:error=EIO:when=1"])
-        .args(["-p", &pid.to_string()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut ended = false;
-    eventually("every thread is traced", || {
-        ended = strace.try_wait().unwrap().is_some();
-        ended || traced(pid)
-    });
-    if !ended {
-        return Some(strace);
-    }
-    let said = strace.wait_with_output().unwrap().stderr;
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("not permitted"), "{said}");
-    None
-}
+/// that has dropped the pages it could not write, so that whoever tries again or closes the store is found out.
+const FAILING_FSYNC: [&str; 4] = [
+    "-e",
+    "trace=fsync,fdatasync",
+    "-e",
+    "inject=fsync,fdatasync:error=EIO:when=1",
+];
 
 #[test]
 fn a_failed_fsync_acknowledges_nothing_and_ends_the_process_with_the_log_left_alone() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("strace is not installed; not tested here");
+    if !strace() {
         return;
     }
     let script = Script::new();
@@ -234,8 +63,7 @@ fn a_failed_fsync_acknowledges_nothing_and_ends_the_process_with_the_log_left_al
     eventually("all are sent and charged", || daemon.balance() == "996.00");
     let wal = daemon.path("gateway.db-wal");
     let before = std::fs::metadata(&wal).unwrap().len();
-    let Some(mut strace) = failing_fsync(daemon.pid()) else {
-        eprintln!("strace may not trace; not tested here");
+    let Some(fault) = Fault::into(daemon.pid(), &FAILING_FSYNC) else {
         return;
     };
     for _ in 0..20 {
@@ -246,8 +74,7 @@ fn a_failed_fsync_acknowledges_nothing_and_ends_the_process_with_the_log_left_al
         }
     }
     let (status, said) = daemon.end();
-    let _gone = strace.kill();
-    let _gone = strace.wait();
+    drop(fault);
     assert!(!status.success(), "{said}");
     assert!(said.contains("the store has failed"), "{said}");
     // Closing the store would have moved the log into the main file and deleted it.
@@ -452,145 +279,6 @@ fn a_reader_that_holds_on_does_not_stop_submits() {
 
 // ---- The store alone ----
 
-const ACME: AccountId = AccountId(1);
-const UP: UpstreamId = UpstreamId(3);
-const PRICE: Money = Money(800_000);
-const DAY_MS: u64 = 86_400_000;
-
-fn open(dir: &Path, segment_messages: u64) -> (SqliteStore, Fence) {
-    let options = Options {
-        accept_older: false,
-        path: dir.join("store.db"),
-        full: false,
-        segment_messages,
-        keep_days: 0,
-    };
-    let mut store = SqliteStore::open(options).unwrap();
-    let fence = store.acquire().unwrap().fence;
-    (store, fence)
-}
-
-fn accepted(key: u64, at_ms: u64, text: &[u8]) -> Accepted {
-    Accepted {
-        key: MessageKey(key),
-        account: ACME,
-        at_ms,
-        expires_ms: at_ms + DAY_MS,
-        price: PRICE,
-        tariff: 4,
-        charge_on: ChargeOn::Submitted,
-        wants: Wants::from_bits(1),
-        segments: 1,
-        line: 0,
-        message: Message::new(&Parts {
-            source: b"ACME",
-            dest: b"254712345678",
-            text,
-            ..Parts::default()
-        }),
-    }
-}
-
-fn sent(pos: u64, key: u64) -> Sent {
-    Sent {
-        piece: Piece::WHOLE,
-        pos: Pos(pos),
-        key: MessageKey(key),
-        upstream: UP,
-        at_ms: 2_000,
-        smsc_id: Box::from(key.to_string().as_bytes()),
-    }
-}
-
-fn finished(pos: u64, key: u64) -> Finished {
-    Finished {
-        pos: Pos(pos),
-        key: MessageKey(key),
-        account: ACME,
-        state: Final::Delivered,
-        err: 0,
-        at_ms: 3_000,
-        charged: PRICE,
-        flags: flags::WANTED,
-    }
-}
-
-/// Holds the price of what a batch accepts, and charges `count` messages.
-fn charge(batch: &mut Batch, count: u32) {
-    let amount = Money(PRICE.0 * i64::from(count));
-    let accepted = batch.accepted.len() as u32;
-    let held = Money(PRICE.0 * i64::from(accepted));
-    for (debit, credit, amount, count, reason) in [
-        ("wallet", "held", held, accepted, "hold"),
-        ("held", "revenue", amount, count, "charge"),
-    ] {
-        batch.postings.push(Posting {
-            at_ms: 1,
-            account: ACME,
-            debit: debit.into(),
-            credit: credit.into(),
-            amount,
-            count,
-            reason: reason.into(),
-            reference: String::new(),
-            line: 0,
-        });
-    }
-    batch.balances.push((ACME, Money(-amount.0)));
-}
-
-/// A payment of 10.00, and the upstream's name.
-fn paid() -> Batch {
-    let amount = Money(10_000_000);
-    Batch {
-        balances: vec![(ACME, amount)],
-        payments: vec![Payment {
-            entry: 0,
-            account: ACME,
-            amount,
-            provider: "bank".into(),
-            receipt: "R0".into(),
-            at_ms: 1,
-            ..Payment::default()
-        }],
-        postings: vec![Posting {
-            at_ms: 1,
-            account: ACME,
-            debit: "clearing:bank".into(),
-            credit: "wallet".into(),
-            amount,
-            count: 1,
-            reason: "topup".into(),
-            reference: "R0".into(),
-            line: 0,
-        }],
-        upstreams: vec![(UP, "sim".into())],
-        ..Batch::default()
-    }
-}
-
-fn commit(store: &mut SqliteStore, fence: Fence, number: u64, mut batch: Batch) {
-    batch.id = BatchId {
-        epoch: fence.epoch,
-        number,
-    };
-    store.commit(fence, &batch).unwrap();
-}
-
-/// Runs background work to its end.
-fn maintain(store: &mut SqliteStore, fence: Fence, now_ms: u64) {
-    for _ in 0..10_000 {
-        if store.maintain(fence, now_ms).unwrap() == Progress::Idle {
-            return;
-        }
-    }
-    panic!("never idle");
-}
-
-fn number(conn: &Connection, sql: &str) -> i64 {
-    conn.query_row(sql, [], |r| r.get(0)).unwrap()
-}
-
 fn has(octets: &[u8], part: &[u8]) -> bool {
     octets.windows(part.len()).any(|w| w == part)
 }
@@ -648,48 +336,9 @@ fn a_quiet_segment_is_closed_after_a_day_and_keeps_no_text_of_what_is_over() {
         let still = reader.message(MessageKey(2)).unwrap().unwrap();
         assert!(still.end.is_none() && still.sent.is_some());
         assert_eq!(texts(&mut store, &[2]), [(2, b"still open".to_vec())]);
-        let check = reader.check(0).unwrap();
+        let check = reader.check().unwrap();
         assert_eq!((check.faults, check.messages), (Vec::new(), 2));
     }
-}
-
-/// Messages in all, and up to which every seventh ends in the segment after its own.
-const MESSAGES: u64 = 1_300;
-const LATE: u64 = 300;
-
-fn stays_open(key: u64) -> bool {
-    key.is_multiple_of(7) && key > LATE
-}
-
-/// Two full segments of 600 messages and 100 more, nothing sealed.
-fn two_full_segments(dir: &Path) {
-    let (mut store, fence) = open(dir, 600);
-    commit(&mut store, fence, 1, paid());
-    let mut pos = 0;
-    let mut next = || {
-        pos += 1;
-        pos
-    };
-    for n in 0..MESSAGES / 100 {
-        let mut batch = Batch::default();
-        for key in n * 100 + 1..=n * 100 + 100 {
-            batch
-                .accepted
-                .push(accepted(key, 1_000, format!("text {key}").as_bytes()));
-            batch.sent.push(sent(next(), key));
-            if !key.is_multiple_of(7) {
-                batch.finished.push(finished(next(), key));
-            }
-        }
-        if n == 8 {
-            for key in (7..=LATE).step_by(7) {
-                batch.finished.push(finished(next(), key));
-            }
-        }
-        charge(&mut batch, 100);
-        commit(&mut store, fence, n + 2, batch);
-    }
-    assert!(store.backlog() >= 2, "two segments wait");
 }
 
 /// Keys that recovery finds open.
@@ -732,7 +381,7 @@ fn a_crash_while_sealing_repeats_work_and_loses_and_doubles_nothing() {
             if sealed {
                 maintain(&mut store, fence, 5_000);
             }
-            let check = reader.check(0).unwrap();
+            let check = reader.check().unwrap();
             assert_eq!(
                 (check.faults, check.messages),
                 (Vec::new(), MESSAGES),

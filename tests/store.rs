@@ -522,6 +522,71 @@ fn foreign_files_are_refused_and_left_alone() {
 }
 
 #[test]
+fn a_store_of_a_release_that_drew_no_number_gets_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    sqlite(dir.path()).unwrap().acquire().unwrap();
+    let running = || -> i64 {
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        conn.query_row("SELECT running FROM node", [], |r| r.get(0))
+            .unwrap()
+    };
+    let drawn = running();
+    assert!(drawn > 1);
+    // As such a release leaves it after a crash, and after an end in good order.
+    for left in [1, 0] {
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        conn.execute("UPDATE node SET running = ?1", [left]).unwrap();
+        drop(conn);
+        std::fs::write(dir.path().join("store.db.lock"), "epoch 1         \n").unwrap();
+        let owned = sqlite(dir.path()).unwrap().acquire().unwrap();
+        assert_eq!(owned.unclean, left == 1);
+        let now = running();
+        assert!(now > 1 && now != drawn, "a new one: {now}");
+        // It keeps it from now on, and without its note too.
+        sqlite(dir.path()).unwrap().acquire().unwrap();
+        assert_eq!(running(), now);
+        std::fs::remove_file(dir.path().join("store.db.lock")).unwrap();
+        sqlite(dir.path()).unwrap().acquire().unwrap();
+        assert_eq!(running(), now);
+    }
+}
+
+/// What a power cut leaves of a first start: page 1 not written yet, and a journal that says the file was empty before.
+#[test]
+fn a_first_start_that_the_power_ended_is_begun_anew() {
+    let mut journal = vec![0u8; 512];
+    journal[..8].copy_from_slice(&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7]);
+    journal[20..28].copy_from_slice(&[0, 0, 2, 0, 0, 0, 16, 0]);
+    let mut content = vec![0u8; 3 * 4096];
+    content[5000..6000].fill(b'x');
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let beside = dir.path().join("store.db-journal");
+    std::fs::write(&path, &content).unwrap();
+    // Without the journal, or with one of a database that was not empty, nobody knows what it is.
+    for pages in [None, Some(2)] {
+        if let Some(pages) = pages {
+            journal[19] = pages;
+            std::fs::write(&beside, &journal).unwrap();
+        }
+        assert!(matches!(sqlite(dir.path()).unwrap_err(), OpenError::NotSqlite(_)));
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+    }
+    journal[19] = 0;
+    std::fs::write(&beside, &journal).unwrap();
+    let mut store = sqlite(dir.path()).unwrap();
+    assert_eq!(store.acquire().unwrap().fence.epoch, 1);
+    assert!(!beside.exists());
+    // A file that says something is nobody's leftover.
+    drop(store);
+    std::fs::write(&path, b"my diary").unwrap();
+    std::fs::write(&beside, &journal).unwrap();
+    assert!(matches!(sqlite(dir.path()).unwrap_err(), OpenError::NotSqlite(_)));
+    assert_eq!(std::fs::read(&path).unwrap(), b"my diary");
+}
+
+#[test]
 fn a_newer_schema_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     drop(sqlite(dir.path()).unwrap());

@@ -85,7 +85,8 @@ pub fn start_with(config: &Config, accept_older: bool) -> Result<Running, StartE
         eager: false,
     };
     let started = clock::mono_us();
-    let engine = Engine::start(Arc::clone(&gateway), store, options).map_err(failed)?;
+    let engine = Engine::start(Arc::clone(&gateway), store, options)
+        .map_err(|e| failed(format!("{}: {e}", config.store.path.display())))?;
     tracing::info!(
         open = engine.open(),
         accounts = gateway.accounts().iter().count(),

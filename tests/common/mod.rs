@@ -7,6 +7,9 @@
     reason = "tests; each test binary uses a part"
 )]
 
+pub mod process;
+pub mod rows;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -205,6 +208,14 @@ impl Drop for World {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Says that a test, or a part of it, cannot be done on this machine. Where everything must be (CI sets
+/// `SMSCONNECT_NO_SKIP=1`) that is a failure.
+pub fn skip(reason: &str) {
+    let must = std::env::var("SMSCONNECT_NO_SKIP").is_ok_and(|v| v == "1");
+    assert!(!must, "not to be skipped here: {reason}");
+    eprintln!("skipped: {reason}");
 }
 
 /// Waits for a condition that other threads bring about.

@@ -35,7 +35,8 @@ pub struct Options {
     pub segment_messages: u64,
     /// Closed messages older than this many days are removed; 0: kept.
     pub keep_days: u32,
-    /// Go on with a database that is older than its last start (see [`OpenError::Older`]).
+    /// Go on with a database that is older than its last start, or whose log is of another store (see [`OpenError::Older`],
+    /// [`OpenError::Mixed`]).
     pub accept_older: bool,
 }
 
@@ -61,8 +62,8 @@ pub struct SqliteStore {
     truncate_at: i32,
     /// The last checkpoint found no room; said once.
     stuck: bool,
-    /// The newest epoch ever taken here, on record or not.
-    epoch_before: u32,
+    /// The newest epoch ever taken here, on record or not, and the store's number.
+    noted: open::Note,
     lock: open::Lock,
 }
 
@@ -87,7 +88,7 @@ impl SqliteStore {
         open::inspect(&path)?;
         let mut conn = open::connect(&path, options.full)?;
         open::check_now(&conn, &path)?;
-        let epoch = epoch_above(&conn, &lock, &options)?;
+        let noted = note(&conn, &lock, &options)?;
         let wal_pages = Arc::new(AtomicI32::new(0));
         let told = Arc::clone(&wal_pages);
         conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
@@ -112,10 +113,13 @@ impl SqliteStore {
             leftovers: true,
             truncate_at: TRUNCATE_PAGES,
             stuck: false,
-            epoch_before: epoch,
+            noted,
             lock,
         };
-        store.find_segments().map_err(|e| OpenError::Damaged {
+        let opened = store
+            .find_segments()
+            .and_then(|()| open::keep_log_on_close(&store.conn, false));
+        opened.map_err(|e| OpenError::Damaged {
             path,
             what: e.to_string(),
         })?;
@@ -201,20 +205,30 @@ impl SqliteStore {
     }
 }
 
-/// The newest epoch that was ever taken, which a database that has lost its log does not know of.
-fn epoch_above(conn: &Connection, lock: &open::Lock, options: &Options) -> Result<u32, OpenError> {
+/// What holds of the store, from the database and from what was noted beside it.
+fn note(conn: &Connection, lock: &open::Lock, options: &Options) -> Result<open::Note, OpenError> {
     let io = |what: String| OpenError::Io {
         path: options.path.clone(),
         what,
     };
-    let noted = lock.epoch().map_err(|e| io(e.to_string()))?;
-    let stored: u32 = conn
-        .query_row("SELECT epoch FROM node WHERE shard = 0", [], |r| r.get(0))
+    let noted = lock.read().map_err(|e| io(e.to_string()))?;
+    let (epoch, running): (u32, i64) = conn
+        .query_row("SELECT epoch, running FROM node WHERE shard = 0", [], |r| {
+            Ok((r.get(0)?, r.get(1)?))
+        })
         .map_err(|e| io(e.to_string()))?;
-    if noted > stored && !options.accept_older {
+    // 0 and 1 are no numbers: ended in good order, and left by a release that drew none.
+    let ours = running <= 1 || noted.store == 0 || running == noted.store;
+    if noted.epoch > epoch && !options.accept_older {
         return Err(OpenError::Older(options.path.clone()));
     }
-    Ok(noted.max(stored))
+    if !ours && !options.accept_older {
+        return Err(OpenError::Mixed(options.path.clone()));
+    }
+    Ok(open::Note {
+        epoch: noted.epoch.max(epoch),
+        store: if running > 1 { running } else { noted.store },
+    })
 }
 
 /// Which of our kinds an SQLite error is.

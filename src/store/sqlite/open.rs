@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::schema;
@@ -35,6 +36,12 @@ pub enum OpenError {
          back; to go on with what is here, knowing that what was acknowledged since may be missing: smsconnect serve --accept-older-store"
     )]
     Older(PathBuf),
+    /// Database and write-ahead log are of two stores.
+    #[error(
+        "{0} and its -wal file are not of one store, or .lock is of another one: files have been mixed up. Put back those that \
+         belong together; to go on with what is here, whosever it is: smsconnect serve --accept-older-store"
+    )]
+    Mixed(PathBuf),
     /// Damage found by the checks at start.
     #[error("{path} is damaged ({what}); restore a backup, nothing was changed")]
     Damaged {
@@ -53,36 +60,47 @@ pub enum OpenError {
     },
 }
 
-/// Keeps a second daemon out for as long as it lives, and remembers the epoch beside the database: a database whose own epoch
-/// is older has lost its write-ahead log, or was put back from a copy.
+/// Keeps a second daemon out for as long as it lives, and remembers beside the database what it must know of itself: a
+/// database whose own epoch is older has lost its write-ahead log, or was put back from a copy; and SQLite takes any log that
+/// lies beside a database for its own, even one of another store.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
-impl Lock {
+/// What is remembered beside the database.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Note {
     /// The newest epoch that was ever taken here; 0 if none is on record.
+    pub epoch: u32,
+    /// The store's own number, drawn at its first start; 0 if it has none yet. While a daemon runs it is in `node.running`,
+    /// and so in every log: each commit writes that page.
+    pub store: i64,
+}
+
+impl Lock {
+    /// Reads the note.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn epoch(&self) -> std::io::Result<u32> {
-        let mut text = [0u8; 32];
+    pub fn read(&self) -> std::io::Result<Note> {
+        let mut text = [0u8; 64];
         let n = self.file.read_at(&mut text, 0)?;
         let text = String::from_utf8_lossy(text.get(..n).unwrap_or(&[]));
-        Ok(text
-            .trim()
-            .strip_prefix("epoch ")
-            .and_then(|n| n.trim().parse().ok())
-            .unwrap_or(0))
+        let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+        Ok(Note {
+            epoch: field("epoch ").and_then(|n| n.parse().ok()).unwrap_or(0),
+            store: field("store ").and_then(|n| n.parse().ok()).unwrap_or(0),
+        })
     }
 
-    /// Notes an epoch that is on record in the database.
+    /// Notes an epoch that is on record in the database, and the store's number before it is.
     ///
     /// # Errors
     /// The file cannot be written or synced.
-    pub fn note(&self, epoch: u32) -> std::io::Result<()> {
-        self.file
-            .write_all_at(format!("epoch {epoch:<10}\n").as_bytes(), 0)?;
+    pub fn note(&self, note: Note) -> std::io::Result<()> {
+        let text = format!("epoch {:<10}\nstore {:<19}\n", note.epoch, note.store);
+        self.file.write_all_at(text.as_bytes(), 0)?;
         self.file.sync_data()
     }
 }
@@ -132,7 +150,7 @@ pub fn inspect(path: &Path) -> Result<(), OpenError> {
             })?;
         }
     }
-    if header.is_empty() {
+    if header.is_empty() || (header.iter().all(|octet| *octet == 0) && unborn(path)) {
         return Ok(());
     }
     if !header.starts_with(b"SQLite format 3\0") || header.len() < 100 {
@@ -152,6 +170,18 @@ pub fn inspect(path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::Newer(path.into(), version));
     }
     Ok(())
+}
+
+/// Whether a rollback journal says that the file was empty before a transaction that has not ended: the power went while
+/// the schema was being written, before anything could be acknowledged. SQLite empties the file again (SQLite file format
+/// §3: magic, then at 16 the size of the database in pages).
+fn unborn(path: &Path) -> bool {
+    const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    let mut name = path.as_os_str().to_owned();
+    name.push("-journal");
+    let mut header = [0u8; 20];
+    let read = File::open(name).and_then(|file| file.read_exact_at(&mut header, 0));
+    read.is_ok() && header.starts_with(&MAGIC) && header.ends_with(&[0; 4])
 }
 
 /// Opens or creates the write connection.
@@ -174,6 +204,8 @@ pub fn connect(path: &Path, full: bool) -> Result<Connection, OpenError> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(|e| io(e.to_string()))?;
+    // Until the store has passed every check: closing would move the log into the main file, and delete it.
+    keep_log_on_close(&conn, true).map_err(|e| io(e.to_string()))?;
     conn.busy_timeout(BUSY).map_err(|e| io(e.to_string()))?;
     // The schema goes in under the rollback journal: until that transaction is whole the file is empty, and from then on
     // its header carries our application_id.
@@ -190,6 +222,12 @@ pub fn connect(path: &Path, full: bool) -> Result<Connection, OpenError> {
     .map_err(|e| damaged(path, &e))?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(conn)
+}
+
+/// Whether closing the connection leaves the log alone.
+pub fn keep_log_on_close(conn: &Connection, keep: bool) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep)
+        .map(|_| ())
 }
 
 /// The checks at an unclean start that must pass before anything is served: every table is there, and each wallet equals its base plus

@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[Migration] = &[
 ];
 
 const V1: &str = r"
+-- running: 0 after an end in good order; otherwise the store's number (1 in older releases)
 CREATE TABLE node(
   shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, batch INTEGER NOT NULL, next_pos INTEGER NOT NULL,
   running INTEGER NOT NULL);

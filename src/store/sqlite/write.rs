@@ -13,6 +13,7 @@ const ROWS: usize = 16;
 
 impl SqliteStore {
     pub(super) fn take_over(&mut self) -> Result<Owned, StoreError> {
+        self.name_store()?;
         let begin = |store: &mut SqliteStore| -> rusqlite::Result<(u32, i64, i64)> {
             let tx = store.conn.transaction()?;
             let (epoch, pos, running): (u32, i64, i64) = tx.query_row(
@@ -21,10 +22,10 @@ impl SqliteStore {
                 |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
             )?;
             // Above every epoch ever taken here, so that no id is given out twice even from an older copy.
-            let epoch = epoch.max(store.epoch_before) + 1;
+            let epoch = epoch.max(store.noted.epoch) + 1;
             tx.execute(
-                "UPDATE node SET epoch = ?1, batch = 0, running = 1 WHERE shard = 0",
-                [epoch],
+                "UPDATE node SET epoch = ?1, batch = 0, running = ?2 WHERE shard = 0",
+                (epoch, store.noted.store),
             )?;
             tx.commit()?;
             Ok((epoch, pos, running))
@@ -39,14 +40,29 @@ impl SqliteStore {
         })
     }
 
-    /// Before any id of the epoch is given out.
-    fn note_epoch(&self, epoch: u32) -> Result<(), StoreError> {
-        self.lock.note(epoch).map_err(|e| match e.raw_os_error() {
-            Some(n) if n == nix::errno::Errno::ENOSPC as i32 || n == nix::errno::Errno::EDQUOT as i32 => {
-                StoreError::Full(e.to_string())
-            }
-            _ => StoreError::Fatal(format!("the .lock file cannot be written: {e}")),
-        })
+    /// Draws the store's number if it has none, and sees to it that it is noted before it is on record: the other way round,
+    /// a crash in between would look like the log of another store.
+    fn name_store(&mut self) -> Result<(), StoreError> {
+        if self.noted.store == 0 {
+            let draw = "SELECT (random() & 0x3FFFFFFFFFFFFFFF) | 2";
+            let drawn = self.conn.query_row(draw, [], |r| r.get(0));
+            self.noted.store = drawn.map_err(|e| self.fault(e))?;
+        }
+        let known = self.lock.read().map_err(|e| unnoted(&e))?.store;
+        if known != self.noted.store {
+            self.note_epoch(self.noted.epoch)?;
+        }
+        Ok(())
+    }
+
+    /// Before any id of the epoch is given out. The note is always synced, so the epoch must be as well, whatever the
+    /// durability: a power cut would otherwise leave a store that is older than its note, and is refused.
+    fn note_epoch(&mut self, epoch: u32) -> Result<(), StoreError> {
+        if !self.options.full {
+            self.move_log(false).map_err(|e| self.fault(e))?;
+        }
+        self.noted.epoch = epoch;
+        self.lock.note(self.noted).map_err(|e| unnoted(&e))
     }
 
     pub(super) fn write(&mut self, fence: Fence, batch: &Batch) -> Result<(), StoreError> {
@@ -138,6 +154,15 @@ impl SqliteStore {
         self.live_rows = 0;
         self.live_opened_ms = 0;
         Ok(())
+    }
+}
+
+fn unnoted(error: &std::io::Error) -> StoreError {
+    match error.raw_os_error() {
+        Some(n) if n == nix::errno::Errno::ENOSPC as i32 || n == nix::errno::Errno::EDQUOT as i32 => {
+            StoreError::Full(error.to_string())
+        }
+        _ => StoreError::Fatal(format!("the .lock file cannot be written: {error}")),
     }
 }
 
