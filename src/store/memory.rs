@@ -51,6 +51,12 @@ impl Disk {
         Money(self.balances.get(&account).copied().unwrap_or(0))
     }
 
+    /// The epoch that may write.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// Every batch committed, in order.
     #[must_use]
     pub fn batches(&self) -> &[Batch] {

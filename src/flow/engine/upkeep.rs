@@ -1,6 +1,6 @@
 //! What happens by time rather than by message: expiry, receipt timeouts, lanes of dead upstreams, refilling, sealing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -56,7 +56,7 @@ impl<S: Store> Engine<S> {
     /// Ends messages whose time is up: unsent ones are EXPIRED, sent ones without a final receipt UNKNOWN.
     fn expire(&mut self, now: u64) {
         let timeout = self.gateway.policy.load().receipt_timeout_ms;
-        let mut unsent: HashMap<UpstreamId, HashSet<MessageKey>> = HashMap::new();
+        let mut unsent: BTreeMap<UpstreamId, HashSet<MessageKey>> = BTreeMap::new();
         for _ in 0..EXPIRE_MAX {
             let Some(entry) = self.due.first_entry().filter(|e| e.key().0 <= now) else {
                 break;
