@@ -41,7 +41,10 @@ fn without_faults_everything_goes_out_once_and_comes_back() {
 #[test]
 fn seeds() {
     let seed = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok());
-    let n = std::env::var("SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20u64);
+    let n = std::env::var("SIM_SEEDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(20u64);
     let seeds: Vec<u64> = seed.map_or((1..=n).collect(), |s| vec![s]);
     let mut failed = Vec::new();
     let mut kinds = std::collections::BTreeMap::new();
@@ -52,8 +55,17 @@ fn seeds() {
             kinds.entry(kind).or_insert((0, seed, line.clone())).0 += 1;
         }
         if !bad.is_empty() {
-            failed.push(format!("SIM_SEED={seed} cargo test --test sim: {} ({} in all)", bad[0], bad.len()));
+            failed.push(format!(
+                "SIM_SEED={seed} cargo test --test sim: {} ({} in all)",
+                bad[0],
+                bad.len()
+            ));
         }
     }
-    assert!(failed.is_empty(), "{} failed\n{}\n{kinds:#?}", failed.len(), failed[..failed.len().min(30)].join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} failed\n{}\n{kinds:#?}",
+        failed.len(),
+        failed[..failed.len().min(30)].join("\n")
+    );
 }

@@ -28,8 +28,9 @@ struct Message {
     told: BTreeSet<u8>,
 }
 
-fn text_token(batch: &smsconnect::store::Accepted) -> u32 {
-    let parts = batch.message.parts();
+/// Which of the customers' messages a row is.
+pub fn text_token(row: &smsconnect::store::Accepted) -> u32 {
+    let parts = row.message.parts();
     let text = tlv(parts.tlvs, PAYLOAD).unwrap_or(parts.text);
     token_of(text).unwrap_or(u32::MAX)
 }
@@ -43,11 +44,17 @@ fn money(batches: &[Batch]) -> Vec<(i64, i64, bool)> {
             out[account.0 as usize].0 += delta.0;
         }
         for a in &b.accepted {
-            let held = if a.charge_on == ChargeOn::Accepted { 0 } else { a.price.0 };
+            let held = if a.charge_on == ChargeOn::Accepted {
+                0
+            } else {
+                a.price.0
+            };
             open.insert(a.key.0, (a.account.0 as usize, held));
         }
         for e in &b.sent {
-            let Some(entry) = open.get_mut(&e.key.0) else { continue };
+            let Some(entry) = open.get_mut(&e.key.0) else {
+                continue;
+            };
             if !e.piece.whole() {
                 out[entry.0].2 = true;
             } else if entry.0 == 2 {
@@ -90,7 +97,9 @@ pub fn bounds(w: &mut World, gateway: &Gateway) {
         let most = w.plan.queue_max.max(500) + 1 + binds * w.plan.window * 4;
         let (memory, _) = upstream.depth();
         if memory > most {
-            w.oracle.wrong.push(format!("I9 {memory} messages wait in memory for upstream {n}"));
+            w.oracle
+                .wrong
+                .push(format!("I9 {memory} messages wait in memory for upstream {n}"));
         }
     }
     let open = gateway.totals.open.load(std::sync::atomic::Ordering::Relaxed);
@@ -192,7 +201,9 @@ fn wallets(w: &World, batches: &[Batch], messages: &BTreeMap<u64, Message>, bad:
                 bad.push(format!("I4 account {account} at {have} after batch {n}"));
             }
             if have != posted {
-                bad.push(format!("I2 account {account}: {have} in the wallet, {posted} in the ledger, batch {n}"));
+                bad.push(format!(
+                    "I2 account {account}: {have} in the wallet, {posted} in the ledger, batch {n}"
+                ));
             }
         }
     }
@@ -210,12 +221,18 @@ fn wallets(w: &World, batches: &[Batch], messages: &BTreeMap<u64, Message>, bad:
             _ => cost == 0 || cost == m.price,
         };
         if !fair {
-            bad.push(format!("I3 {key} ({:?}, {state:?}) cost {cost} of {}", m.charge_on, m.price));
+            bad.push(format!(
+                "I3 {key} ({:?}, {state:?}) cost {cost} of {}",
+                m.charge_on, m.price
+            ));
         }
     }
     for n in 0..ACCOUNTS {
         if paid[n] - charged[n] != balance[n] {
-            bad.push(format!("I2 account {n}: {} paid, {} charged, {} left", paid[n], charged[n], balance[n]));
+            bad.push(format!(
+                "I2 account {n}: {} paid, {} charged, {} left",
+                paid[n], charged[n], balance[n]
+            ));
         }
     }
 }
@@ -279,10 +296,11 @@ fn copies(w: &World, messages: &BTreeMap<u64, Message>, bad: &mut Vec<String>) {
 /// Whether there was a fault between two copies before the gateway knew of the first one's success.
 fn excused(w: &World, first: &Copy, second: &Copy, on_record: Option<usize>) -> bool {
     let before = |at: u64| first.answered.is_none_or(|read| at <= read) && at <= second.emitted;
-    let timed_out = first.emitted + w.plan.response_ms * 49 / 50;
-    let died = w.oracle.lives.get(first.life).is_some_and(|life| {
-        second.life > first.life && on_record.is_none_or(|batch| batch >= life.batches)
-    });
+    let timed_out = first.queued + w.plan.response_ms * 49 / 50;
+    let died =
+        w.oracle.lives.get(first.life).is_some_and(|life| {
+            second.life > first.life && on_record.is_none_or(|batch| batch >= life.batches)
+        });
     died || before(timed_out) || first.lost.is_some_and(before)
 }
 
@@ -316,17 +334,21 @@ fn receipts(w: &World, batches: &[Batch], messages: &BTreeMap<u64, Message>, bad
             bad.push(format!("I7 {key} ended as {state:?} and its owner was not told"));
         }
         if !wants.covers(state) && has && !m.told.contains(&state.code()) && !each {
-            bad.push(format!("I7 {key} ended as {state:?} and its owner was told, unasked"));
+            bad.push(format!(
+                "I7 {key} ended as {state:?} and its owner was told, unasked"
+            ));
         }
         // A final state that the SMSC has reported and that was answered in time is the message's.
-        let Some((upstream, id)) = m.last.as_ref().filter(|_| !m.parts) else { continue };
+        let Some((upstream, id)) = m.last.as_ref().filter(|_| !m.parts) else {
+            continue;
+        };
         if ids.get(&(*upstream, id.as_str())) != Some(&1) {
             continue;
         }
         let mine = w.oracle.rcpts.iter().filter(|r| {
-            r.copy.and_then(|c| w.oracle.copies.get(c)).is_some_and(|c| {
-                c.token == m.token && c.upstream == *upstream && c.smsc_id == *id
-            })
+            r.copy
+                .and_then(|c| w.oracle.copies.get(c))
+                .is_some_and(|c| c.token == m.token && c.upstream == *upstream && c.smsc_id == *id)
         });
         let finals: Vec<_> = mine
             .filter(|r| Final::from_code(r.state).is_some_and(|s| !s.provisional()))
@@ -343,13 +365,23 @@ fn receipts(w: &World, batches: &[Batch], messages: &BTreeMap<u64, Message>, bad
         };
         let token = r.copy.and_then(|c| w.oracle.copies.get(c)).map(|c| c.token);
         let on_record = batches.iter().take(n).any(|b| {
-            b.parked.iter().any(|p| String::from_utf8_lossy(&p.smsc_id) == r.id && p.state == state.code())
-                || b.finished.iter().any(|e| messages.get(&e.key.0).is_some_and(|m| Some(m.token) == token))
-                || b.marks.iter().any(|e| messages.get(&e.key.0).is_some_and(|m| Some(m.token) == token && matches!(e.kind, MarkKind::Provisional | MarkKind::PartOver)))
+            b.parked
+                .iter()
+                .any(|p| String::from_utf8_lossy(&p.smsc_id) == r.id && p.state == state.code())
+                || b.finished
+                    .iter()
+                    .any(|e| messages.get(&e.key.0).is_some_and(|m| Some(m.token) == token))
+                || b.marks.iter().any(|e| {
+                    messages.get(&e.key.0).is_some_and(|m| {
+                        Some(m.token) == token && matches!(e.kind, MarkKind::Provisional | MarkKind::PartOver)
+                    })
+                })
         });
         let whole = token.is_none_or(|t| !messages.values().any(|m| m.token == t && m.parts));
         if !on_record && (whole || !state.provisional()) {
-            bad.push(format!("I7 a receipt for message {token:?} was answered and is not on record"));
+            bad.push(format!(
+                "I7 a receipt for message {token:?} was answered and is not on record"
+            ));
         }
     }
 }

@@ -89,7 +89,9 @@ impl World {
             }
         }
         let c = &self.clients[i];
-        if c.asked.is_some_and(|at| now > at + 20_000 && c.heard < at && c.reading) {
+        if c.asked
+            .is_some_and(|at| now > at + 20_000 && c.heard < at && c.reading)
+        {
             return self.hang_up(conn, IN);
         }
         if now > c.heard + 30_000 && c.asked.is_none_or(|at| c.heard >= at) {
@@ -109,7 +111,24 @@ impl World {
         }
         if faulty && self.rng.per_mille(plan.garbage) {
             self.oracle.fault("garbage");
-            let octets = vec![0, 0, 0, self.rng.below(15) as u8, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1];
+            let octets = vec![
+                0,
+                0,
+                0,
+                self.rng.below(15) as u8,
+                0,
+                0,
+                0,
+                4,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                1,
+            ];
             return self.send(conn, IN, &octets);
         }
         if self.clients[i].kind.transmits() {
@@ -118,7 +137,9 @@ impl World {
     }
 
     fn client_connects(&mut self, i: usize) {
-        let Some(conn) = self.open(Peer::Client(i)) else { return };
+        let Some(conn) = self.open(Peer::Client(i)) else {
+            return;
+        };
         let now = clock::mono();
         let (account, kind) = (self.clients[i].account, self.clients[i].kind);
         let c = &mut self.clients[i];
@@ -244,9 +265,9 @@ impl World {
                 let c = &mut self.clients[i];
                 let Some(tries) = c.open.get_mut(&sequence).and_then(VecDeque::pop_front) else {
                     if id == CommandId::SUBMIT_SM_RESP {
-                        self.oracle
-                            .wrong
-                            .push(format!("I1 client {i}: an answer to nothing, sequence {sequence}"));
+                        self.oracle.wrong.push(format!(
+                            "I1 client {i}: an answer to nothing, sequence {sequence}"
+                        ));
                     }
                     return;
                 };
@@ -255,11 +276,17 @@ impl World {
                 if busy.contains(&status) && tries < TRIES {
                     c.todo.push_back(tries);
                 }
-                if status == CommandStatus::ESME_ROK && MessageKey::parse(MessageIdResp::id(pdu.body)).is_none() {
-                    self.oracle.wrong.push(format!("I1 client {i}: ESME_ROK without an id"));
+                if status == CommandStatus::ESME_ROK
+                    && MessageKey::parse(MessageIdResp::id(pdu.body)).is_none()
+                {
+                    self.oracle
+                        .wrong
+                        .push(format!("I1 client {i}: ESME_ROK without an id"));
                 }
             }
-            CommandId::DELIVER_SM | CommandId::DATA_SM => self.client_delivery(i, conn, id, sequence, pdu.body),
+            CommandId::DELIVER_SM | CommandId::DATA_SM => {
+                self.client_delivery(i, conn, id, sequence, pdu.body)
+            }
             CommandId::ENQUIRE_LINK => {
                 let mut out = Vec::new();
                 smpp::put_header_only(&mut out, response_to(id), CommandStatus::ESME_ROK, sequence);
@@ -304,7 +331,10 @@ impl World {
                     number: sm.source.addr.to_vec(),
                 });
             }
-            None => self.oracle.wrong.push("I7 an inbound message that nobody sent".into()),
+            None => self
+                .oracle
+                .wrong
+                .push("I7 an inbound message that nobody sent".into()),
         }
         if faulty && self.rng.per_mille(plan.silent) {
             return self.oracle.fault("delivery unanswered");

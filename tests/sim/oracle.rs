@@ -33,6 +33,8 @@ pub struct Copy {
     pub part: u8,
     pub upstream: usize,
     pub conn: usize,
+    /// When it was written at the earliest, and when the last of it had left.
+    pub queued: u64,
     pub emitted: u64,
     pub life: usize,
     /// The SMSC will deliver it.
@@ -128,7 +130,11 @@ pub fn text_of(token: u32, long: bool) -> Vec<u8> {
 /// The token in a text.
 pub fn token_of(text: &[u8]) -> Option<u32> {
     for (at, _) in text.iter().enumerate().filter(|(_, c)| **c == b'm') {
-        let digits: Vec<u8> = text[at + 1..].iter().copied().take_while(u8::is_ascii_digit).collect();
+        let digits: Vec<u8> = text[at + 1..]
+            .iter()
+            .copied()
+            .take_while(u8::is_ascii_digit)
+            .collect();
         if !digits.is_empty() && text.get(at + 1 + digits.len()) == Some(&b'.') {
             return String::from_utf8(digits).ok()?.parse().ok();
         }

@@ -173,17 +173,18 @@ impl Plan {
         let mut clients = Vec::new();
         for account in 0..ACCOUNTS {
             match r.below(4) {
-                0 => clients.extend([
-                    (account, BindKind::Transmitter),
-                    (account, BindKind::Receiver),
-                ]),
+                0 => clients.extend([(account, BindKind::Transmitter), (account, BindKind::Receiver)]),
                 1 => clients.extend([(account, BindKind::Transceiver); 2]),
                 _ => clients.push((account, BindKind::Transceiver)),
             }
         }
         Plan {
             messages: r.between(5, 45) as u32,
-            faults_ms: if long { r.between(2, 5) * HOUR } else { r.between(1, 12) * MINUTE },
+            faults_ms: if long {
+                r.between(2, 5) * HOUR
+            } else {
+                r.between(1, 12) * MINUTE
+            },
             crashes: on(r, 1, 5),
             power_cuts: r.half(),
             zombies: r.half(),
@@ -234,9 +235,21 @@ impl Plan {
             name: format!("a{n}"),
             system_id: format!("s{n}"),
             tariff: format!("t{n}"),
-            receipts: if self.each && n == 1 { Receipts::Each } else { Receipts::RolledUp },
-            deliver_as: if self.data_sm && n == 0 { DeliverAs::DataSm } else { DeliverAs::DeliverSm },
-            credit_limit: if n == 2 { Money(self.credit * PRICE) } else { Money::ZERO },
+            receipts: if self.each && n == 1 {
+                Receipts::Each
+            } else {
+                Receipts::RolledUp
+            },
+            deliver_as: if self.data_sm && n == 0 {
+                DeliverAs::DataSm
+            } else {
+                DeliverAs::DeliverSm
+            },
+            credit_limit: if n == 2 {
+                Money(self.credit * PRICE)
+            } else {
+                Money::ZERO
+            },
             ..Account::default()
         };
         (0..ACCOUNTS).map(account).collect()
@@ -263,7 +276,11 @@ impl Plan {
             to: to.iter().map(|n| UpstreamId(*n)).collect(),
             strategy,
         };
-        let both = if self.round_robin { Strategy::RoundRobin } else { Strategy::Failover };
+        let both = if self.round_robin {
+            Strategy::RoundRobin
+        } else {
+            Strategy::Failover
+        };
         Policy {
             numbering: Numbering {
                 country_code: "254".into(),
@@ -353,7 +370,11 @@ impl Plan {
             reconnect_max_ms: 30_000,
             tls: None,
             form: Form {
-                long_messages: if self.parts[n] { LongMessages::Udh } else { LongMessages::AsIs },
+                long_messages: if self.parts[n] {
+                    LongMessages::Udh
+                } else {
+                    LongMessages::AsIs
+                },
                 ..Form::default()
             },
             validity: Validity::Relative,

@@ -211,12 +211,18 @@ impl World {
     fn smsc_submit(&mut self, s: usize, conn: usize, sequence: u32, plan: &SmscPlan) {
         let now = clock::mono();
         let Some(copy) = self.oracle.by_sequence.get(&(conn, sequence)).copied() else {
-            return self.oracle.wrong.push("I5 a submit that was not seen leaving".into());
+            return self
+                .oracle
+                .wrong
+                .push("I5 a submit that was not seen leaving".into());
         };
         let soon = now + self.rng.between(1, plan.answer_ms.max(1));
         let refused = if self.rng.per_mille(plan.throttle) {
             self.oracle.fault("throttled");
-            Some(self.rng.pick(&[CommandStatus::ESME_RTHROTTLED, CommandStatus::ESME_RMSGQFUL]))
+            Some(
+                self.rng
+                    .pick(&[CommandStatus::ESME_RTHROTTLED, CommandStatus::ESME_RMSGQFUL]),
+            )
         } else if self.rng.per_mille(plan.reject) {
             self.oracle.fault("rejected");
             let all = [CommandStatus::ESME_RINVDSTADR, CommandStatus::ESME_RSYSERR];
@@ -232,7 +238,9 @@ impl World {
         if self.rng.per_mille(plan.nack) {
             self.oracle.fault("generic_nack");
             let mut out = Vec::new();
-            let status = self.rng.pick(&[CommandStatus::ESME_ROK, CommandStatus::ESME_RSYSERR]);
+            let status = self
+                .rng
+                .pick(&[CommandStatus::ESME_ROK, CommandStatus::ESME_RSYSERR]);
             smpp::put_header_only(&mut out, CommandId::GENERIC_NACK, status, sequence);
             return self.at(soon, Event::Say(conn, out));
         }
@@ -282,7 +290,11 @@ impl World {
             upstream: s,
             id: spelled(id, plan.ids.1),
             number: number.into_bytes(),
-            state: if self.rng.per_mille(plan.failed) { self.rng.pick(&FINAL) } else { 2 },
+            state: if self.rng.per_mille(plan.failed) {
+                self.rng.pick(&FINAL)
+            } else {
+                2
+            },
             answered: None,
             sent: 0,
         };
@@ -318,7 +330,11 @@ impl World {
         }
         let now = clock::mono();
         let s = self.oracle.rcpts[r].upstream;
-        let pause = if self.calm { 5_000 } else { (self.plan.faults_ms / 50).clamp(3_000, 60_000) };
+        let pause = if self.calm {
+            5_000
+        } else {
+            (self.plan.faults_ms / 50).clamp(3_000, 60_000)
+        };
         self.at(now + pause, Event::Receipt(r));
         let receives = |l: &Link| l.kind.is_some_and(BindKind::receives);
         let links: Vec<usize> = self.smscs[s]

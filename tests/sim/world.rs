@@ -8,8 +8,8 @@ use std::time::Duration;
 use smsconnect::flow::{Control, Engine, EngineOptions, Gateway};
 use smsconnect::ids::AccountId;
 use smsconnect::money::Money;
-use smsconnect::net::bare::{Bind, Customer, Door, Upstream};
 use smsconnect::net::Statuses;
+use smsconnect::net::bare::{Bind, Customer, Door, Upstream};
 use smsconnect::smpp::{CommandId, CommandStatus, MessageIdResp, ShortMessage, Tag};
 use smsconnect::store::{Store as _, StoreError};
 
@@ -65,6 +65,8 @@ pub struct World {
     writable: BTreeSet<usize>,
     /// Wall clock less the monotonic one.
     wall: i64,
+    /// Since when a connection has had more to write than its pipe takes: a request's time runs from when it was written.
+    blocked: BTreeMap<usize, u64>,
     slewed: u64,
     /// How far the wall clock has gone back in all.
     back: u64,
@@ -72,6 +74,7 @@ pub struct World {
     start: u64,
     /// Wake-ups are lost (a mutation).
     pub deaf: bool,
+    log: bool,
     /// What remained at the end of time.
     pub left: Option<String>,
 }
@@ -130,11 +133,13 @@ impl World {
             accepted: Vec::new(),
             writable: BTreeSet::new(),
             wall: 0,
+            blocked: BTreeMap::new(),
             slewed: START,
             back: 0,
             calm_at: 0,
             start: START,
             deaf: false,
+            log: std::env::var_os("SIM_LOG").is_some(),
             left: None,
         };
         clock::set(START);
@@ -214,6 +219,13 @@ impl World {
         self.heap.insert((at.max(clock::mono()), self.next_event), event);
     }
 
+    /// One line of the story, where somebody wants to read it (`SIM_LOG=1`).
+    fn say(&self, line: impl FnOnce() -> String) {
+        if self.log {
+            eprintln!("{:>9} {}", self.passed(), line());
+        }
+    }
+
     /// Virtual time that has passed, ms.
     pub fn passed(&self) -> u64 {
         clock::mono() - self.start
@@ -229,6 +241,7 @@ impl World {
                 batches: self.store.batches(),
             });
             self.up = false;
+            self.say(|| format!("-- {end:?} --"));
             if end == End::Over {
                 return;
             }
@@ -371,6 +384,7 @@ impl World {
     /// One turn of the engine's thread.
     fn turn(&mut self, p: &mut Process<'_>) -> Result<(), End> {
         let before = self.store.batches();
+        let log = self.log.then_some(before);
         match p.engine.turn(Duration::ZERO) {
             Ok(()) | Err(StoreError::Full(_) | StoreError::Retry(_)) => {}
             Err(error) => {
@@ -380,6 +394,46 @@ impl World {
                 self.oracle.fault("crash in a commit");
                 return Err(End::Killed);
             }
+        }
+        if let Some(from) = log {
+            self.store.disk(|d| {
+                for b in d.batches().get(from..).unwrap_or(&[]) {
+                    let rows: Vec<String> = b
+                        .accepted
+                        .iter()
+                        .map(|a| {
+                            format!(
+                                "accepted {} {:?} exp {}",
+                                a.key,
+                                super::audit::text_token(a),
+                                a.expires_ms
+                            )
+                        })
+                        .chain(b.sent.iter().map(|e| {
+                            let id = String::from_utf8_lossy(&e.smsc_id);
+                            format!("sent {} {:?} u{} {id}", e.key, e.piece, e.upstream.0)
+                        }))
+                        .chain(
+                            b.marks
+                                .iter()
+                                .map(|e| format!("{:?} {} {:?} {}", e.kind, e.key, e.piece, e.state)),
+                        )
+                        .chain(
+                            b.finished
+                                .iter()
+                                .map(|e| format!("{:?} {} {}", e.state, e.key, e.charged)),
+                        )
+                        .chain(
+                            b.parked
+                                .iter()
+                                .map(|e| format!("parked {}", String::from_utf8_lossy(&e.smsc_id))),
+                        )
+                        .collect();
+                    if !rows.is_empty() {
+                        self.say(|| format!("disk {:?}", rows));
+                    }
+                }
+            });
         }
         let now = clock::mono();
         p.engine_due = u64::MAX;
@@ -418,7 +472,9 @@ impl World {
             let mut again = false;
             let conns: Vec<usize> = p.sessions.keys().copied().collect();
             for conn in conns {
-                let Some(s) = p.sessions.get_mut(&conn) else { continue };
+                let Some(s) = p.sessions.get_mut(&conn) else {
+                    continue;
+                };
                 let due = s.deadline().is_some_and(|at| at <= now);
                 if (s.rung() && !self.deaf) || due || writable.contains(&conn) {
                     again = true;
@@ -447,12 +503,16 @@ impl World {
             }
             any = true;
         }
-        self.oracle.wrong.push("I6 sessions wake each other for ever".into());
+        self.oracle
+            .wrong
+            .push("I6 sessions wake each other for ever".into());
         any
     }
 
     fn serve_customer(&mut self, p: &mut Process<'_>, conn: usize) {
-        let Some(s) = p.sessions.get_mut(&conn) else { return };
+        let Some(s) = p.sessions.get_mut(&conn) else {
+            return;
+        };
         while s.may_read()
             && let Some(octets) = self.conns[conn].pipes[IN].unread.pop_front()
         {
@@ -463,7 +523,9 @@ impl World {
         let room = self.room(conn);
         let octets = s.carry(room);
         if s.pending() > 1_200_000 {
-            self.oracle.wrong.push("I9 more than a megabyte waits for a customer".into());
+            self.oracle
+                .wrong
+                .push("I9 more than a megabyte waits for a customer".into());
         }
         let over = s.over().is_some();
         if !octets.is_empty() {
@@ -476,7 +538,9 @@ impl World {
     }
 
     fn serve_link(&mut self, p: &mut Process<'_>, i: usize) {
-        let Some((conn, up)) = &mut p.links[i].up else { return };
+        let Some((conn, up)) = &mut p.links[i].up else {
+            return;
+        };
         let conn = *conn;
         while up.may_read()
             && let Some(octets) = self.conns[conn].pipes[IN].unread.pop_front()
@@ -488,9 +552,14 @@ impl World {
         up.turn(clock::now());
         let room = self.room(conn);
         let octets = up.carry(room);
-        let over = up.over().is_some();
+        let (over, blocked) = (up.over().is_some(), up.pending() > 0);
         if !octets.is_empty() {
             self.gateway_says(conn, &octets);
+        }
+        if blocked {
+            self.blocked.entry(conn).or_insert(clock::mono());
+        } else {
+            self.blocked.remove(&conn);
         }
         if over {
             self.gateway_closes(conn);
@@ -499,7 +568,9 @@ impl World {
     }
 
     fn link_down(&mut self, p: &mut Process<'_>, i: usize) {
-        let Some((_, up)) = p.links[i].up.take() else { return };
+        let Some((_, up)) = p.links[i].up.take() else {
+            return;
+        };
         up.end();
         p.slots[i].bind.idle();
         let now = clock::mono();
@@ -522,7 +593,11 @@ impl World {
             Event::Arrive(conn, IN, octets) => match p {
                 Some(p) if self.conns[conn].life == self.life && !self.conns[conn].gone[0] => {
                     self.conns[conn].pipes[IN].unread.push_back(octets);
-                    if let Some(i) = p.links.iter().position(|l| l.up.as_ref().is_some_and(|u| u.0 == conn)) {
+                    if let Some(i) = p
+                        .links
+                        .iter()
+                        .position(|l| l.up.as_ref().is_some_and(|u| u.0 == conn))
+                    {
                         self.serve_link(p, i);
                     } else {
                         self.serve_customer(p, conn);
@@ -555,8 +630,10 @@ impl World {
                 self.lost(conn);
                 if let Some(s) = p.sessions.remove(&conn) {
                     s.end();
-                } else if let Some(i) =
-                    p.links.iter().position(|l| l.up.as_ref().is_some_and(|u| u.0 == conn))
+                } else if let Some(i) = p
+                    .links
+                    .iter()
+                    .position(|l| l.up.as_ref().is_some_and(|u| u.0 == conn))
                 {
                     self.link_down(p, i);
                 }
@@ -600,14 +677,20 @@ impl World {
             }
             Event::WallJump => {
                 self.oracle.fault("wall clock set");
-                let by = self.rng.pick(&[-(HOUR as i64), -300_000, 300_000, 24 * HOUR as i64]);
+                let by = self
+                    .rng
+                    .pick(&[-(HOUR as i64), -300_000, 300_000, 24 * HOUR as i64]);
                 self.wall += by;
                 self.back += (-by).max(0) as u64;
             }
             Event::Disk => self.disk_fault(),
             Event::Outage => {
                 let both = self.rng.half();
-                let most = if self.plan.faults_ms > HOUR { 3 * HOUR } else { 4 * MINUTE };
+                let most = if self.plan.faults_ms > HOUR {
+                    3 * HOUR
+                } else {
+                    4 * MINUTE
+                };
                 let until = clock::mono() + self.rng.between(5_000, most);
                 for s in 0..2 {
                     if both || s == 0 {
@@ -670,9 +753,7 @@ impl World {
         let waiting: Vec<(u64, u64)> = self
             .heap
             .iter()
-            .filter(|((at, _), e)| {
-                *at > clock::mono() && matches!(e, Event::Client(_) | Event::Smsc(_))
-            })
+            .filter(|((at, _), e)| *at > clock::mono() && matches!(e, Event::Client(_) | Event::Smsc(_)))
             .map(|(k, _)| *k)
             .collect();
         waiting.iter().for_each(|k| {
@@ -699,7 +780,12 @@ impl World {
             6 => &[Fault::DiesAfter],
             _ => &[Fault::Full, Fault::Busy],
         };
-        let faults: VecDeque<Fault> = faults.iter().copied().cycle().take(faults.len() * n as usize).collect();
+        let faults: VecDeque<Fault> = faults
+            .iter()
+            .copied()
+            .cycle()
+            .take(faults.len() * n as usize)
+            .collect();
         shared.faults.extend(faults);
     }
 
@@ -764,6 +850,7 @@ impl World {
     /// The gateway has lost a connection.
     fn lost(&mut self, conn: usize) {
         let now = clock::mono();
+        self.say(|| format!("lost {conn} {:?}", self.conns[conn].peer));
         for copy in self.oracle.copies.iter_mut().filter(|c| c.conn == conn) {
             copy.lost.get_or_insert(now);
         }
@@ -798,7 +885,9 @@ impl World {
     }
 
     fn room(&self, conn: usize) -> usize {
-        self.plan.pipe.saturating_sub(self.conns[conn].pipes[OUT].in_flight)
+        self.plan
+            .pipe
+            .saturating_sub(self.conns[conn].pipes[OUT].in_flight)
     }
 
     /// Octets go on their way: in pieces, each later than the one before.
@@ -831,6 +920,14 @@ impl World {
         for pdu in self.conns[conn].framers[OUT].feed(octets) {
             let pdu = raw(&pdu);
             let (id, sequence) = (pdu.header.command_id, pdu.header.sequence);
+            self.say(|| {
+                let peer = self.conns[conn].peer;
+                let text = String::from_utf8_lossy(pdu.body).replace('\0', " ");
+                format!(
+                    "out {conn} {peer:?} {id} {sequence} {} {text}",
+                    pdu.header.command_status
+                )
+            });
             let ok = pdu.header.command_status == CommandStatus::ESME_ROK;
             match (self.conns[conn].peer, id) {
                 (Peer::Client(i), CommandId::SUBMIT_SM_RESP) if ok => {
@@ -862,7 +959,11 @@ impl World {
             return self.oracle.wrong.push("I5 a submit that cannot be read".into());
         };
         let text = sm.tlvs.get(Tag::MESSAGE_PAYLOAD).unwrap_or(sm.short_message);
-        let part = if sm.esm_class.udhi() { sm.short_message.get(5).copied().unwrap_or(0) } else { 0 };
+        let part = if sm.esm_class.udhi() {
+            sm.short_message.get(5).copied().unwrap_or(0)
+        } else {
+            0
+        };
         let Some(token) = token_of(text) else {
             return self.oracle.wrong.push("I5 a submit of nobody's".into());
         };
@@ -871,6 +972,7 @@ impl World {
             part,
             upstream,
             conn,
+            queued: self.blocked.get(&conn).copied().unwrap_or(clock::mono()),
             emitted: clock::mono(),
             life: self.life,
             taken: false,
@@ -887,6 +989,14 @@ impl World {
     fn gateway_hears(&mut self, conn: usize, octets: &[u8]) {
         for pdu in self.conns[conn].framers[IN].feed(octets) {
             let pdu = raw(&pdu);
+            self.say(|| {
+                let (h, peer) = (&pdu.header, self.conns[conn].peer);
+                let text = String::from_utf8_lossy(pdu.body).replace('\0', " ");
+                format!(
+                    "in  {conn} {peer:?} {} {} {} {text}",
+                    h.command_id, h.sequence, h.command_status
+                )
+            });
             let ok = pdu.header.command_status == CommandStatus::ESME_ROK;
             if pdu.header.command_id == CommandId::SUBMIT_SM_RESP
                 && ok
@@ -932,8 +1042,15 @@ impl World {
         self.calm
             && p.engine.open() == 0
             && p.gateway.accounts().iter().all(|a| a.outbox.is_empty())
-            && self.clients.iter().all(|c| c.todo.is_empty() && c.open.is_empty())
-            && self.oracle.rcpts.iter().all(|r| r.sent == 0 || r.answered.is_some())
+            && self
+                .clients
+                .iter()
+                .all(|c| c.todo.is_empty() && c.open.is_empty())
+            && self
+                .oracle
+                .rcpts
+                .iter()
+                .all(|r| r.sent == 0 || r.answered.is_some())
     }
 
     fn remains(&self, p: &Process<'_>) -> String {
@@ -941,7 +1058,12 @@ impl World {
         outboxes.sort_unstable();
         let todo: usize = self.clients.iter().map(|c| c.todo.len()).sum();
         let open: usize = self.clients.iter().map(|c| c.open.len()).sum();
-        let owed = self.oracle.rcpts.iter().filter(|r| r.sent > 0 && r.answered.is_none()).count();
+        let owed = self
+            .oracle
+            .rcpts
+            .iter()
+            .filter(|r| r.sent > 0 && r.answered.is_none())
+            .count();
         format!(
             "{} open messages, outboxes {outboxes:?}, {todo} to submit, {open} submits unanswered, {owed} receipts unanswered",
             p.engine.open()
@@ -952,11 +1074,11 @@ impl World {
 impl Process<'_> {
     /// When the process has to be looked at, on the monotonic clock.
     fn due(&self) -> u64 {
-        let deadlines = self
-            .sessions
-            .values()
-            .map(Customer::deadline)
-            .chain(self.links.iter().map(|l| l.up.as_ref().and_then(|(_, u)| u.deadline())));
+        let deadlines = self.sessions.values().map(Customer::deadline).chain(
+            self.links
+                .iter()
+                .map(|l| l.up.as_ref().and_then(|(_, u)| u.deadline())),
+        );
         let first = deadlines.flatten().min().unwrap_or(u64::MAX);
         let first = first.saturating_add_signed(-clock::offset());
         first.min(self.engine_due).min(self.tick_due)
