@@ -89,6 +89,8 @@ struct Slot {
 
 struct Link<'a> {
     up: Option<(usize, Upstream<'a>)>,
+    /// When it wants to be looked at; changes only when it is served.
+    due: u64,
     generation: u32,
     tries: u32,
     since: u64,
@@ -100,7 +102,10 @@ struct Process<'a> {
     door: Door,
     slots: &'a [Slot],
     links: Vec<Link<'a>>,
-    sessions: BTreeMap<usize, Customer>,
+    /// With when each wants to be looked at.
+    sessions: BTreeMap<usize, (u64, Customer)>,
+    /// Somebody may have been woken.
+    poked: bool,
     engine_due: u64,
     tick_due: u64,
 }
@@ -309,6 +314,7 @@ impl World {
         let links = (0..slots.len())
             .map(|_| Link {
                 up: None,
+                due: u64::MAX,
                 generation: 0,
                 tries: 0,
                 since: 0,
@@ -332,6 +338,7 @@ impl World {
             slots: &slots,
             links,
             sessions: BTreeMap::new(),
+            poked: true,
             engine_due: now,
             tick_due: now,
         };
@@ -436,6 +443,7 @@ impl World {
             });
         }
         let now = clock::mono();
+        p.poked = true;
         p.engine_due = u64::MAX;
         if self.store.batches() > before {
             p.engine_due = now + self.rng.between(1, 20);
@@ -463,34 +471,31 @@ impl World {
         for conn in std::mem::take(&mut self.accepted) {
             let peer = ([127, 0, 0, 1], 1).into();
             p.sessions
-                .insert(conn, Customer::accepted(&p.door, peer, clock::now()));
+                .insert(conn, (0, Customer::accepted(&p.door, peer, clock::now())));
             self.writable.insert(conn);
         }
         for _ in 0..1_000 {
             let now = clock::now();
             let writable = std::mem::take(&mut self.writable);
+            let poked = std::mem::take(&mut p.poked) && !self.deaf;
             let mut again = false;
-            let conns: Vec<usize> = p.sessions.keys().copied().collect();
+            let woken = |(conn, (due, s)): (&usize, &(u64, Customer))| {
+                (*due <= now || writable.contains(conn) || (poked && s.rung())).then_some(*conn)
+            };
+            let conns: Vec<usize> = p.sessions.iter().filter_map(woken).collect();
             for conn in conns {
-                let Some(s) = p.sessions.get_mut(&conn) else {
-                    continue;
-                };
-                let due = s.deadline().is_some_and(|at| at <= now);
-                if (s.rung() && !self.deaf) || due || writable.contains(&conn) {
-                    again = true;
-                    self.serve_customer(p, conn);
-                }
+                again = true;
+                self.serve_customer(p, conn);
             }
             for i in 0..p.links.len() {
-                let rung = p.slots[i].bind.rung() && !self.deaf;
+                let rung = poked && p.slots[i].bind.rung();
                 match &p.links[i].up {
                     None if rung => {
                         p.slots[i].bind.idle();
                         again = true;
                     }
-                    Some((conn, up)) => {
-                        let due = up.deadline().is_some_and(|at| at <= now);
-                        if rung || due || writable.contains(conn) {
+                    Some((conn, _)) => {
+                        if rung || p.links[i].due <= now || writable.contains(conn) {
                             again = true;
                             self.serve_link(p, i);
                         }
@@ -510,9 +515,10 @@ impl World {
     }
 
     fn serve_customer(&mut self, p: &mut Process<'_>, conn: usize) {
-        let Some(s) = p.sessions.get_mut(&conn) else {
+        let Some((due, s)) = p.sessions.get_mut(&conn) else {
             return;
         };
+        p.poked = true;
         while s.may_read()
             && let Some(octets) = self.conns[conn].pipes[IN].unread.pop_front()
         {
@@ -528,16 +534,18 @@ impl World {
                 .push("I9 more than a megabyte waits for a customer".into());
         }
         let over = s.over().is_some();
+        *due = s.deadline().unwrap_or(u64::MAX);
         if !octets.is_empty() {
             self.gateway_says(conn, &octets);
         }
-        if over && let Some(s) = p.sessions.remove(&conn) {
+        if over && let Some((_, s)) = p.sessions.remove(&conn) {
             s.end();
             self.gateway_closes(conn);
         }
     }
 
     fn serve_link(&mut self, p: &mut Process<'_>, i: usize) {
+        p.poked = true;
         let Some((conn, up)) = &mut p.links[i].up else {
             return;
         };
@@ -553,6 +561,7 @@ impl World {
         let room = self.room(conn);
         let octets = up.carry(room);
         let (over, blocked) = (up.over().is_some(), up.pending() > 0);
+        p.links[i].due = up.deadline().unwrap_or(u64::MAX);
         if !octets.is_empty() {
             self.gateway_says(conn, &octets);
         }
@@ -571,6 +580,8 @@ impl World {
         let Some((_, up)) = p.links[i].up.take() else {
             return;
         };
+        p.poked = true;
+        p.links[i].due = u64::MAX;
         up.end();
         p.slots[i].bind.idle();
         let now = clock::mono();
@@ -628,7 +639,8 @@ impl World {
                 }
                 self.conns[conn].gone[0] = true;
                 self.lost(conn);
-                if let Some(s) = p.sessions.remove(&conn) {
+                p.poked = true;
+                if let Some((_, s)) = p.sessions.remove(&conn) {
                     s.end();
                 } else if let Some(i) = p
                     .links
@@ -1074,13 +1086,16 @@ impl World {
 impl Process<'_> {
     /// When the process has to be looked at, on the monotonic clock.
     fn due(&self) -> u64 {
-        let deadlines = self.sessions.values().map(Customer::deadline).chain(
-            self.links
-                .iter()
-                .map(|l| l.up.as_ref().and_then(|(_, u)| u.deadline())),
-        );
-        let first = deadlines.flatten().min().unwrap_or(u64::MAX);
-        let first = first.saturating_add_signed(-clock::offset());
+        let mut first = u64::MAX;
+        for (due, _) in self.sessions.values() {
+            first = first.min(*due);
+        }
+        for link in &self.links {
+            first = first.min(link.due);
+        }
+        if first < u64::MAX {
+            first = first.saturating_add_signed(-clock::offset());
+        }
         first.min(self.engine_due).min(self.tick_due)
     }
 }
