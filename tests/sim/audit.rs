@@ -94,7 +94,11 @@ pub fn recovered(w: &mut World, gateway: &Gateway) {
 pub fn bounds(w: &mut World, gateway: &Gateway) {
     for (n, upstream) in gateway.upstreams.iter().enumerate() {
         let binds = w.plan.binds[n].len();
-        let most = w.plan.queue_max.max(500) + 1 + binds * w.plan.window * 4;
+        // A refill loads up to 500 at a time; what binds had in hand comes back on top.
+        let most = match w.spoilt.bound {
+            0 => w.plan.queue_max + 500 + binds * w.plan.window * 4,
+            spoilt => spoilt,
+        };
         let (memory, _) = upstream.depth();
         if memory > most {
             w.oracle

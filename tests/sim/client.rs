@@ -320,7 +320,10 @@ impl World {
             smpp::put_header_only(&mut out, response_to(id), CommandStatus::ESME_RX_T_APPN, sequence);
             return self.send(conn, IN, &out);
         }
-        let account = self.clients[i].account;
+        let mut account = self.clients[i].account;
+        if std::mem::take(&mut self.spoilt.swaps) {
+            account = (account + 1) % super::plan::ACCOUNTS;
+        }
         match smpp::parse_receipt(&sm) {
             Some(receipt) => {
                 let key = MessageKey::parse(receipt.id.as_deref().unwrap_or_default()).unwrap_or_default();

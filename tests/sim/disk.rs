@@ -79,8 +79,10 @@ pub enum Sabotage {
     Unfenced,
     /// Loses what goes into the stored outbox and the receipts' marks.
     LosesReceipts,
-    /// Charges what it should give back.
+    /// Charges where nothing is earned.
     KeepsHolds,
+    /// Takes more than there is.
+    Overdraws,
 }
 
 /// What all owners of one disk share.
@@ -95,7 +97,7 @@ pub struct Shared {
     postponed: Vec<(Fence, Batch)>,
     /// Faults that came, by kind.
     pub counts: std::collections::BTreeMap<&'static str, u64>,
-    /// How far the virtual clock may be moved by a commit that waits.
+    /// The process that owns it has died of it.
     pub died: bool,
 }
 
@@ -166,6 +168,10 @@ impl SimStore {
                 let last = batch.finished.iter().map(|f| f.pos).max().unwrap_or_default();
                 let accounts: Vec<AccountId> = batch.finished.iter().map(|f| f.account).collect();
                 batch.watermarks.extend(accounts.into_iter().map(|a| (a, last)));
+            }
+            Sabotage::Overdraws if batch.topups.is_empty() && !batch.balances.is_empty() && !harmed => {
+                self.shared().harmed = true;
+                batch.balances.iter_mut().for_each(|(_, delta)| delta.0 -= 1 << 40);
             }
             Sabotage::Postpones => {
                 let held = std::mem::replace(&mut self.shared().postponed, vec![(fence, batch)]);

@@ -250,6 +250,13 @@ impl World {
         let said = spelled(id, plan.ids.0);
         self.oracle.copies[copy].taken = true;
         self.oracle.copies[copy].smsc_id = said.clone();
+        if std::mem::take(&mut self.spoilt.drops) {
+            self.oracle.copies[copy].taken = false;
+        }
+        if std::mem::take(&mut self.spoilt.twice) {
+            let again = self.oracle.copies[copy].clone();
+            self.oracle.copies.push(again);
+        }
         let mut out = Vec::new();
         let ok = CommandStatus::ESME_ROK;
         smpp::put_message_id_resp(&mut out, CommandId::SUBMIT_SM_RESP, ok, sequence, said.as_bytes());

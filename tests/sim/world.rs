@@ -72,11 +72,25 @@ pub struct World {
     back: u64,
     calm_at: u64,
     start: u64,
-    /// Wake-ups are lost (a mutation).
-    pub deaf: bool,
+    pub spoilt: Spoilt,
     log: bool,
     /// What remained at the end of time.
     pub left: Option<String>,
+}
+
+/// What is spoilt on purpose, to see whether the auditor notices.
+#[derive(Default)]
+pub struct Spoilt {
+    /// Wake-ups are lost.
+    pub deaf: bool,
+    /// An SMSC gets one message a second time.
+    pub twice: bool,
+    /// An SMSC's message is gone.
+    pub drops: bool,
+    /// A receipt is another customer's.
+    pub swaps: bool,
+    /// Messages that may wait in memory, if not the right number.
+    pub bound: usize,
 }
 
 /// Where every run begins: 2026-01-01.
@@ -143,7 +157,7 @@ impl World {
             back: 0,
             calm_at: 0,
             start: START,
-            deaf: false,
+            spoilt: Spoilt::default(),
             log: std::env::var_os("SIM_LOG").is_some(),
             left: None,
         };
@@ -477,7 +491,7 @@ impl World {
         for _ in 0..1_000 {
             let now = clock::now();
             let writable = std::mem::take(&mut self.writable);
-            let poked = std::mem::take(&mut p.poked) && !self.deaf;
+            let poked = std::mem::take(&mut p.poked) && !self.spoilt.deaf;
             let mut again = false;
             let woken = |(conn, (due, s)): (&usize, &(u64, Customer))| {
                 (*due <= now || writable.contains(conn) || (poked && s.rung())).then_some(*conn)
