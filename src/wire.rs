@@ -17,11 +17,11 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
-/// See the module's description.
+/// See the module's description. `S`: the socket, or `()` where somebody else carries the octets.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection<S = TcpStream> {
     /// The socket.
-    pub stream: TcpStream,
+    pub stream: S,
     /// Octets of a PDU that is not whole yet, or that must wait.
     partial: Vec<u8>,
     /// Written by the session, not yet taken by the socket.
@@ -65,10 +65,10 @@ pub enum Read {
     Closed,
 }
 
-impl Connection {
+impl<S> Connection<S> {
     /// A fresh connection.
     #[must_use]
-    pub fn new(stream: TcpStream) -> Connection {
+    pub fn new(stream: S) -> Connection<S> {
         Connection {
             stream,
             partial: Vec::new(),
@@ -77,23 +77,6 @@ impl Connection {
             flushed: 0,
             partial_since: None,
             tls: None,
-        }
-    }
-
-    /// The same over TLS; the handshake goes on with the first reads and flushes.
-    #[must_use]
-    pub fn with_tls(stream: TcpStream, mut tls: rustls::Connection) -> Connection {
-        // What is handed over is bounded here, by `SEALED_MAX`.
-        tls.set_buffer_limit(None);
-        Connection {
-            tls: Some(Box::new(Tls {
-                connection: tls,
-                sealed: Vec::new(),
-                taken: 0,
-                handed: 0,
-                ended: false,
-            })),
-            ..Connection::new(stream)
         }
     }
 
@@ -130,6 +113,60 @@ impl Connection {
     pub fn hold(&mut self, now_ms: u64) {
         if self.partial_since.is_some() {
             self.partial_since = Some(now_ms);
+        }
+    }
+
+    /// Hands octets on, behind those that wait.
+    pub fn feed(&mut self, octets: &[u8], now_ms: u64, consume: impl FnOnce(&mut Vec<u8>, &[u8]) -> usize) {
+        let taken;
+        if self.partial.is_empty() {
+            let n = consume(&mut self.out, octets);
+            self.partial.extend_from_slice(octets.get(n..).unwrap_or(&[]));
+            taken = n;
+        } else {
+            let mut whole = std::mem::take(&mut self.partial);
+            whole.extend_from_slice(octets);
+            let n = consume(&mut self.out, &whole);
+            whole.drain(..n.min(whole.len()));
+            if !(whole.is_empty() && whole.capacity() > KEEP) {
+                self.partial = whole;
+            }
+            taken = n;
+        }
+        // A whole PDU was taken: the clock of an incomplete one starts over.
+        let progressed = taken > 0;
+        self.partial_since = match self.partial_since {
+            _ if self.partial.is_empty() => None,
+            Some(since) if !progressed => Some(since),
+            _ => Some(now_ms),
+        };
+    }
+}
+
+impl Connection<()> {
+    /// Takes up to `max` octets of what the session has written, as a socket would.
+    pub fn carry(&mut self, max: usize) -> Vec<u8> {
+        let n = max.min(self.out.len());
+        self.flushed += n as u64;
+        self.out.drain(..n).collect()
+    }
+}
+
+impl Connection {
+    /// The same over TLS; the handshake goes on with the first reads and flushes.
+    #[must_use]
+    pub fn with_tls(stream: TcpStream, mut tls: rustls::Connection) -> Connection {
+        // What is handed over is bounded here, by `SEALED_MAX`.
+        tls.set_buffer_limit(None);
+        Connection {
+            tls: Some(Box::new(Tls {
+                connection: tls,
+                sealed: Vec::new(),
+                taken: 0,
+                handed: 0,
+                ended: false,
+            })),
+            ..Connection::new(stream)
         }
     }
 
@@ -189,32 +226,6 @@ impl Connection {
             }
         }
         Ok(plain)
-    }
-
-    /// Hands octets on, behind those that wait.
-    pub fn feed(&mut self, octets: &[u8], now_ms: u64, consume: impl FnOnce(&mut Vec<u8>, &[u8]) -> usize) {
-        let taken;
-        if self.partial.is_empty() {
-            let n = consume(&mut self.out, octets);
-            self.partial.extend_from_slice(octets.get(n..).unwrap_or(&[]));
-            taken = n;
-        } else {
-            let mut whole = std::mem::take(&mut self.partial);
-            whole.extend_from_slice(octets);
-            let n = consume(&mut self.out, &whole);
-            whole.drain(..n.min(whole.len()));
-            if !(whole.is_empty() && whole.capacity() > KEEP) {
-                self.partial = whole;
-            }
-            taken = n;
-        }
-        // A whole PDU was taken: the clock of an incomplete one starts over.
-        let progressed = taken > 0;
-        self.partial_since = match self.partial_since {
-            _ if self.partial.is_empty() => None,
-            Some(since) if !progressed => Some(since),
-            _ => Some(now_ms),
-        };
     }
 
     /// Gives the socket what it takes.

@@ -336,7 +336,7 @@ fn a_quiet_segment_is_closed_after_a_day_and_keeps_no_text_of_what_is_over() {
         let still = reader.message(MessageKey(2)).unwrap().unwrap();
         assert!(still.end.is_none() && still.sent.is_some());
         assert_eq!(texts(&mut store, &[2]), [(2, b"still open".to_vec())]);
-        let check = reader.check().unwrap();
+        let check = reader.check(0).unwrap();
         assert_eq!((check.faults, check.messages), (Vec::new(), 2));
     }
 }
@@ -381,7 +381,7 @@ fn a_crash_while_sealing_repeats_work_and_loses_and_doubles_nothing() {
             if sealed {
                 maintain(&mut store, fence, 5_000);
             }
-            let check = reader.check().unwrap();
+            let check = reader.check(0).unwrap();
             assert_eq!(
                 (check.faults, check.messages),
                 (Vec::new(), MESSAGES),

@@ -305,7 +305,7 @@ fn audit(dir: &Path, told: &Told, ever: &HashSet<u64>) -> Verdict {
             .wrong
             .push(format!("{found} messages, one more, and then {other:?}")),
     }
-    match Reader::open(&path).and_then(|r| r.check()) {
+    match Reader::open(&path).and_then(|r| r.check(0)) {
         Ok(check) => verdict.wrong.extend(check.faults),
         Err(error) => verdict.damaged = Some(error.to_string()),
     }

@@ -329,7 +329,10 @@ impl Upstream {
             // While the store has older ones, newer ones queue behind them.
             let room = lane.queue.len() < self.options.queue_max
                 && lane.octets < self.options.queue_max * OCTETS_EACH;
-            if room && lane.backlog.is_empty() && lane.stay.is_empty() {
+            if !message.piece.whole() {
+                lane.keep(message);
+                added += 1;
+            } else if room && lane.backlog.is_empty() && lane.stay.is_empty() {
                 lane.append(message);
                 added += 1;
             } else {
@@ -407,6 +410,7 @@ impl Upstream {
                 lane.octets -= message.message.record().len();
                 match to(message.key) {
                     Some(id) => found.messages.push((id, message)),
+                    None if !message.piece.whole() => lane.keep(message),
                     None => {
                         found.stored.push(message.key);
                         lane.stay.push_back(message.key);
@@ -636,13 +640,23 @@ impl Lane {
             return;
         }
         let mut all = std::mem::take(&mut self.stay);
-        all.extend(self.queue.drain(..).map(|m| m.key));
-        // Parts of one message stand together and become one: the whole is cut anew when it is read back.
-        let mut last = None;
-        all.retain(|key| last.replace(*key) != Some(*key));
+        for message in std::mem::take(&mut self.queue) {
+            if message.piece.whole() {
+                all.push_back(message.key);
+            } else {
+                self.keep(message);
+            }
+        }
         self.octets = 0;
         all.append(&mut self.backlog);
         self.backlog = all;
+    }
+
+    /// A part of a message stays in memory whatever happens: in the store there is only the whole, which would be cut anew
+    /// when it is read back, and its other parts may be anywhere. They are few: binds have had them in hand. It is in line
+    /// at once.
+    fn keep(&mut self, part: Outgoing) {
+        self.retry.insert((0, part.key, part.piece), part);
     }
 
     fn idles(&mut self, bind: u16) {

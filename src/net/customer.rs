@@ -20,7 +20,7 @@ use crate::smpp::{self, BindResp, CommandId, CommandStatus, MAX_PDU_DEFAULT, Tag
 use crate::wire::{Connection, Read};
 
 /// A peer that does not read: above this many octets waiting for it, nothing more is read from it.
-const OUT_HIGH: usize = 512 * 1024;
+pub(super) const OUT_HIGH: usize = 512 * 1024;
 /// Deliveries stop well before that.
 const OUT_DELIVER: usize = 128 * 1024;
 
@@ -38,9 +38,9 @@ pub(super) struct Bound {
 }
 
 /// A bind waiting for its password check.
-struct BindRequest {
+pub(super) struct BindRequest {
     kind: BindKind,
-    system_id: Vec<u8>,
+    pub(super) system_id: Vec<u8>,
     password: Vec<u8>,
     version: u8,
 }
@@ -63,7 +63,7 @@ pub(super) struct Logic {
     wake: Wake,
     pub mailbox: Arc<Mailbox<ToCustomer>>,
     pub bound: Option<Bound>,
-    bind: Option<BindRequest>,
+    pub(super) bind: Option<BindRequest>,
     pub batch: Vec<Admitted>,
     /// Submits handed over and not answered yet.
     pub unanswered: usize,
@@ -101,38 +101,8 @@ pub(super) async fn serve(
 ) {
     let only = called.as_ref().map(|c| c.account);
     conn.out = called.map(|c| c.hello).unwrap_or_default();
-    let c = &shared.customer;
-    let timers = Timers {
-        bind_ms: c.bind_timeout_ms,
-        enquire_link_ms: c.enquire_link_ms,
-        idle_ms: c.idle_timeout_ms,
-        response_ms: c.response_timeout_ms,
-    };
     let wake = Wake::default();
-    let logic = Logic {
-        id: shared.gateway.session_id(),
-        session: Session::new(Role::Server, timers, c.deliver_window as usize, clock::now_ms()),
-        mailbox: Arc::new(Mailbox::new(Box::new(wake.clone()))),
-        wake: wake.clone(),
-        bound: None,
-        bind: None,
-        batch: Vec::new(),
-        unanswered: 0,
-        delivered: Vec::new(),
-        quiet_until_ms: 0,
-        silences: 0,
-        given_up: VecDeque::new(),
-        letters: Vec::new(),
-        multis: Multis::default(),
-        pdus: Pdus::new("customer"),
-        handed: VecDeque::new(),
-        items: Vec::new(),
-        stopping: false,
-        peer,
-        place,
-        only,
-        shared,
-    };
+    let logic = Logic::new(shared, peer, place, only, wake.clone(), clock::now_ms());
     let mut customer = Customer { conn, wake, logic };
     let cause = customer.run().await;
     customer.logic.end(cause);
@@ -152,21 +122,12 @@ impl Customer {
             logic.letters(&mut conn.out);
             if let Some(request) = logic.bind.take() {
                 let certificate = conn.peer_certificate().map(tls::fingerprint);
-                logic.check_bind(request, certificate, &mut conn.out).await;
+                let checked = logic.check_bind(&request, certificate).await;
+                logic.checked(checked, &request, &mut conn.out, clock::now_ms());
                 conn.feed(&[], now, |out, octets| logic.consume(out, octets, now));
                 logic.hand_over();
             }
-            logic.deliver(conn.pending(), &mut conn.out, now);
-            logic.timers(conn.partial_since(), &mut conn.out, now);
-            if logic.shared.stop.is_cancelled() && !logic.stopping {
-                logic.stopping = true;
-            }
-            if logic.unanswered == 0 {
-                logic.session.owes_nothing(now, &mut conn.out);
-                if logic.stopping {
-                    logic.session.unbind(now, &mut conn.out);
-                }
-            }
+            logic.turn(conn, now);
             logic.pdus.written(&conn.out, conn.written());
             logic.pdus.flush();
             if conn.flush().is_err() {
@@ -216,7 +177,49 @@ impl Customer {
 }
 
 impl Logic {
-    fn deadline(&self, partial_since: Option<u64>) -> Option<u64> {
+    /// A connection that has just been accepted.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        peer: SocketAddr,
+        place: Option<Place>,
+        only: Option<AccountId>,
+        wake: Wake,
+        now: u64,
+    ) -> Logic {
+        let c = &shared.customer;
+        let timers = Timers {
+            bind_ms: c.bind_timeout_ms,
+            enquire_link_ms: c.enquire_link_ms,
+            idle_ms: c.idle_timeout_ms,
+            response_ms: c.response_timeout_ms,
+        };
+        Logic {
+            id: shared.gateway.session_id(),
+            session: Session::new(Role::Server, timers, c.deliver_window as usize, now),
+            mailbox: Arc::new(Mailbox::new(Box::new(wake.clone()))),
+            wake,
+            bound: None,
+            bind: None,
+            batch: Vec::new(),
+            unanswered: 0,
+            delivered: Vec::new(),
+            quiet_until_ms: 0,
+            silences: 0,
+            given_up: VecDeque::new(),
+            letters: Vec::new(),
+            multis: Multis::default(),
+            pdus: Pdus::new("customer"),
+            handed: VecDeque::new(),
+            items: Vec::new(),
+            stopping: false,
+            peer,
+            place,
+            only,
+            shared,
+        }
+    }
+
+    pub(super) fn deadline(&self, partial_since: Option<u64>) -> Option<u64> {
         let slow = partial_since.map(|t| t + self.shared.customer.pdu_timeout_ms);
         let quiet = (self.quiet_until_ms > 0).then_some(self.quiet_until_ms);
         [self.session.next_timeout(), slow, quiet]
@@ -226,7 +229,7 @@ impl Logic {
     }
 
     /// Takes every whole PDU; how many octets. Stops at a bind, whose password has to be checked first.
-    fn consume(&mut self, out: &mut Vec<u8>, octets: &[u8], now: u64) -> usize {
+    pub(super) fn consume(&mut self, out: &mut Vec<u8>, octets: &[u8], now: u64) -> usize {
         let mut taken = 0;
         while self.bind.is_none() && !matches!(self.session.state(), State::Closed(_)) {
             let rest = octets.get(taken..).unwrap_or(&[]);
@@ -319,32 +322,50 @@ impl Logic {
         }
     }
 
-    async fn check_bind(&mut self, request: BindRequest, certificate: Option<String>, out: &mut Vec<u8>) {
-        let shared = Arc::clone(&self.shared);
-        let BindRequest {
-            kind,
-            system_id,
-            password,
-            version,
-        } = request;
-        let checked = shared
-            .auth
-            .bind(
-                &shared.gateway,
-                &auth::Claim {
-                    system_id: &system_id,
-                    password: &password,
-                    kind,
-                    peer: self.peer.ip(),
-                    certificate: certificate.as_deref(),
-                    only: self.only,
-                },
-            )
-            .await;
-        let now = clock::now_ms();
+    /// Deliveries, timers and the end: what follows whenever something was read, a letter came or the time has.
+    pub(super) fn turn<S>(&mut self, conn: &mut Connection<S>, now: u64) {
+        self.deliver(conn.pending(), &mut conn.out, now);
+        self.timers(conn.partial_since(), &mut conn.out, now);
+        if self.shared.stop.is_cancelled() && !self.stopping {
+            self.stopping = true;
+        }
+        if self.unanswered == 0 {
+            self.session.owes_nothing(now, &mut conn.out);
+            if self.stopping {
+                self.session.unbind(now, &mut conn.out);
+            }
+        }
+    }
+
+    async fn check_bind(
+        &self,
+        request: &BindRequest,
+        certificate: Option<String>,
+    ) -> Result<Arc<AccountState>, Refusal> {
+        let shared = &self.shared;
+        let claim = auth::Claim {
+            system_id: &request.system_id,
+            password: &request.password,
+            kind: request.kind,
+            peer: self.peer.ip(),
+            certificate: certificate.as_deref(),
+            only: self.only,
+        };
+        shared.auth.bind(&shared.gateway, &claim).await
+    }
+
+    /// Answers a bind whose password has been checked.
+    pub(super) fn checked(
+        &mut self,
+        checked: Result<Arc<AccountState>, Refusal>,
+        request: &BindRequest,
+        out: &mut Vec<u8>,
+        now: u64,
+    ) {
+        let (kind, version) = (request.kind, request.version);
         match checked {
             Ok(account) => {
-                let name = shared.customer.system_id.clone();
+                let name = self.shared.customer.system_id.clone();
                 let mut raw = Vec::new();
                 // sc_interface_version only to peers that know TLVs (SMPP 3.4 §4.1.2 and §3.4.2): the highest version that both
                 // speak. A client that leaves interface_version 0 is one of before 3.4 (§5.2.4).
@@ -360,7 +381,7 @@ impl Logic {
                 self.session.accept(&resp, now, out);
                 self.bound(account, kind, tlvs, now);
             }
-            Err(refusal) => self.refuse(refusal, &system_id, out),
+            Err(refusal) => self.refuse(refusal, &request.system_id, out),
         }
     }
 
@@ -535,7 +556,7 @@ impl Logic {
     }
 
     /// The connection is over: what it owed is offered to others.
-    fn end(&mut self, cause: Cause) {
+    pub(super) fn end(&mut self, cause: Cause) {
         self.hand_over();
         let Some(bound) = self.bound.take() else {
             if !matches!(cause, Cause::PeerClosed | Cause::BindRefused(_)) {

@@ -6,6 +6,7 @@
 
 mod accept;
 mod auth;
+pub mod bare;
 mod convert;
 mod customer;
 mod deliver;
@@ -43,6 +44,15 @@ struct Wake(Arc<Notify>);
 impl Signal for Wake {
     fn signal(&self) {
         self.0.notify_one();
+    }
+}
+
+impl Wake {
+    /// Whether it was rung since it was last looked at, for who does not wait for it.
+    fn rung(&self) -> bool {
+        let mut notified = std::pin::pin!(self.0.notified());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        notified.as_mut().poll(&mut context).is_ready()
     }
 }
 

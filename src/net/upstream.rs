@@ -114,17 +114,7 @@ pub(super) fn start(
     let mut index = 0u16;
     for _ in 0..options.binds {
         for kind in options.kinds.clone() {
-            let wake = Wake::default();
-            options.upstream.register(index, Arc::new(wake.clone()));
-            let link = Link {
-                gateway: Arc::clone(gateway),
-                options: Arc::clone(&options),
-                kind,
-                index: usize::from(index),
-                mailbox: Arc::new(Mailbox::new(Box::new(wake.clone()))),
-                wake,
-                stop: stop.clone(),
-            };
+            let link = Link::new(gateway, &options, kind, index, stop);
             tasks.spawn(link.keep());
             index += 1;
         }
@@ -132,24 +122,45 @@ pub(super) fn start(
 }
 
 /// One session of a bind, over all its connections.
-struct Link {
+pub(super) struct Link {
     gateway: Arc<Gateway>,
     options: Arc<LinkOptions>,
     kind: BindKind,
     index: usize,
     mailbox: Arc<Mailbox<ToUpstream>>,
-    wake: Wake,
+    pub(super) wake: Wake,
     stop: CancellationToken,
 }
 
 /// A submit on its way: where its octets begin in the connection's stream, to know whether any of it was ever written.
 #[derive(Debug)]
-struct InFlight {
+pub(super) struct InFlight {
     message: Outgoing,
     start: u64,
 }
 
 impl Link {
+    /// The session `index` of its upstream, not connected; it is woken from now on.
+    pub(super) fn new(
+        gateway: &Arc<Gateway>,
+        options: &Arc<LinkOptions>,
+        kind: BindKind,
+        index: u16,
+        stop: &CancellationToken,
+    ) -> Link {
+        let wake = Wake::default();
+        options.upstream.register(index, Arc::new(wake.clone()));
+        Link {
+            gateway: Arc::clone(gateway),
+            options: Arc::clone(options),
+            kind,
+            index: usize::from(index),
+            mailbox: Arc::new(Mailbox::new(Box::new(wake.clone()))),
+            wake,
+            stop: stop.clone(),
+        }
+    }
+
     fn show(&self, state: u32, why: &str) {
         if let Some(info) = self.options.upstream.binds.get(self.index) {
             info.state.store(state, Ordering::Release);
@@ -254,8 +265,13 @@ impl Link {
         }
     }
 
+    /// How often reconnecting has been ordered.
+    pub(super) fn reconnects(&self) -> u32 {
+        self.options.upstream.reconnects()
+    }
+
     /// Letters for a link that is gone: its receipts will come again, its marked messages go back to the lane.
-    fn letters_without_link(&self) {
+    pub(super) fn letters_without_link(&self) {
         let mut letters = Vec::new();
         self.mailbox.take(&mut letters);
         let unwritten = letters.into_iter().filter_map(|l| match l {
@@ -277,8 +293,22 @@ impl Link {
 
     /// Serves one connection until it ends; why it did.
     async fn serve(&self, mut conn: Connection, reconnects: u32, generation: u32) -> String {
-        let now = clock::now_ms();
-        let mut served = Served {
+        let mut served = self.served(reconnects, generation, clock::now_ms());
+        served.bind(&mut conn.out, clock::now_ms());
+        let cause = served.run(&mut conn).await;
+        served.end(&conn);
+        if let Some(fault) = served.fault.take() {
+            return fault;
+        }
+        match cause {
+            Cause::BindRefused(status) => format!("bind refused: {status}"),
+            other => other.name().to_string(),
+        }
+    }
+
+    /// A connection that has just been made.
+    pub(super) fn served(&self, reconnects: u32, generation: u32, now: u64) -> Served<'_> {
+        Served {
             link: self,
             session: Session::new(Role::Client, self.options.timers, self.options.window, now),
             events: Vec::new(),
@@ -297,24 +327,14 @@ impl Link {
             sending: false,
             reconnects,
             generation,
-        };
-        served.bind(&mut conn.out, now);
-        let cause = served.run(&mut conn).await;
-        served.end(&conn);
-        if let Some(fault) = served.fault.take() {
-            return fault;
-        }
-        match cause {
-            Cause::BindRefused(status) => format!("bind refused: {status}"),
-            other => other.name().to_string(),
         }
     }
 }
 
 /// One connection.
-struct Served<'a> {
+pub(super) struct Served<'a> {
     link: &'a Link,
-    session: Session<InFlight>,
+    pub(super) session: Session<InFlight>,
     events: Vec<UpEvent>,
     letters: Vec<ToUpstream>,
     pdus: Pdus,
@@ -345,7 +365,7 @@ struct Served<'a> {
 }
 
 impl Served<'_> {
-    fn bind(&mut self, out: &mut Vec<u8>, now: u64) {
+    pub(super) fn bind(&mut self, out: &mut Vec<u8>, now: u64) {
         let o = &self.link.options;
         let bind = Bind {
             system_id: o.system_id.as_bytes(),
@@ -372,23 +392,36 @@ impl Served<'_> {
             if let Err(cause) = self.wait(conn).await {
                 return cause;
             }
-            let now = clock::now_ms();
-            self.letters(conn, now);
-            self.take(conn, now);
-            self.timers(conn, now);
-            self.hand_over();
+            self.turn_of(conn, clock::now_ms());
         }
+    }
+
+    /// What follows whenever something was read, a letter came or the time has.
+    pub(super) fn turn_of<S>(&mut self, conn: &mut Connection<S>, now: u64) {
+        self.letters(conn, now);
+        self.take(conn, now);
+        self.timers(conn, now);
+        self.hand_over();
+    }
+
+    /// When it wants to be looked at again although nothing comes.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        [self.session.next_timeout(), self.again_ms, self.ending]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether the peer may be read: not while it has been promised too many answers.
+    pub(super) fn may_read(&self) -> bool {
+        self.owed < OWED_MAX && self.owed_octets < OWED_OCTETS_MAX
     }
 
     async fn wait(&mut self, conn: &mut Connection) -> Result<(), Cause> {
         let now = clock::now_ms();
-        let deadline = [self.session.next_timeout(), self.again_ms, self.ending]
-            .into_iter()
-            .flatten()
-            .min();
-        let deadline = deadline.map_or(3_600_000, |at| at.saturating_sub(now));
+        let deadline = self.deadline().map_or(3_600_000, |at| at.saturating_sub(now));
         let stopping = self.link.stop.is_cancelled();
-        let may_read = self.owed < OWED_MAX && self.owed_octets < OWED_OCTETS_MAX;
+        let may_read = self.may_read();
         let may_write = conn.pending() > 0;
         let readable = tokio::select! {
             ready = conn.stream.readable(), if may_read => ready.map(|()| true),
@@ -416,7 +449,7 @@ impl Served<'_> {
         }
     }
 
-    fn consume(&mut self, out: &mut Vec<u8>, octets: &[u8], now: u64) -> usize {
+    pub(super) fn consume(&mut self, out: &mut Vec<u8>, octets: &[u8], now: u64) -> usize {
         let mut taken = 0;
         while !matches!(self.session.state(), State::Closed(_)) {
             let pdu = match smpp::cut(octets.get(taken..).unwrap_or(&[]), MAX_PDU_DEFAULT) {
@@ -601,7 +634,7 @@ impl Served<'_> {
         }
     }
 
-    fn letters(&mut self, conn: &mut Connection, now: u64) {
+    fn letters<S>(&mut self, conn: &mut Connection<S>, now: u64) {
         let mut letters = std::mem::take(&mut self.letters);
         self.link.mailbox.take(&mut letters);
         let mut write = Vec::new();
@@ -619,7 +652,7 @@ impl Served<'_> {
         self.letters = letters;
     }
 
-    fn answer(&mut self, conn: &mut Connection, token: u64) {
+    fn answer<S>(&mut self, conn: &mut Connection<S>, token: u64) {
         // A delivery of an earlier connection: that session is gone and its SMSC will deliver again.
         let high = (token >> 32) as u32;
         if high & GENERATION == self.generation & GENERATION {
@@ -638,7 +671,7 @@ impl Served<'_> {
     }
 
     /// Takes from the lane what window and socket allow.
-    fn take(&mut self, conn: &mut Connection, now: u64) {
+    fn take<S>(&mut self, conn: &mut Connection<S>, now: u64) {
         self.again_ms = None;
         let link = self.link;
         let upstream = &link.options.upstream;
@@ -675,7 +708,7 @@ impl Served<'_> {
 
     /// Writes messages, in parts where the upstream wants them so. What the window has no room for waits: parts here, so that
     /// they stay together, whole messages in the lane again.
-    fn write_all(&mut self, messages: Vec<Outgoing>, conn: &mut Connection, now: u64) {
+    fn write_all<S>(&mut self, messages: Vec<Outgoing>, conn: &mut Connection<S>, now: u64) {
         let mut back = Vec::new();
         // Each message has a place in the window and a turn of the pacer; its further parts need their own.
         let mut spare = self.room().saturating_sub(messages.len() + self.marked);
@@ -750,7 +783,7 @@ impl Served<'_> {
     }
 
     /// Writes parts that wait, up to `free`; how much of it is left.
-    fn write_parts(&mut self, mut free: usize, conn: &mut Connection, now: u64) -> usize {
+    fn write_parts<S>(&mut self, mut free: usize, conn: &mut Connection<S>, now: u64) -> usize {
         while free > 0
             && let Some(part) = self.parts.pop_front()
         {
@@ -771,7 +804,7 @@ impl Served<'_> {
     }
 
     /// Writes a submit; gives it back if the window has no room after all.
-    fn write(&mut self, message: Outgoing, conn: &mut Connection, now: u64) -> Option<Outgoing> {
+    fn write<S>(&mut self, message: Outgoing, conn: &mut Connection<S>, now: u64) -> Option<Outgoing> {
         let start = conn.written();
         match self
             .session
@@ -797,7 +830,7 @@ impl Served<'_> {
         }
     }
 
-    fn timers(&mut self, conn: &mut Connection, now: u64) {
+    fn timers<S>(&mut self, conn: &mut Connection<S>, now: u64) {
         let mut late = Vec::new();
         self.session.timeout(now, &mut conn.out, |sequence, t: InFlight| {
             late.push((sequence, t))
@@ -893,7 +926,7 @@ impl Served<'_> {
         }
     }
 
-    fn end(&mut self, conn: &Connection) {
+    pub(super) fn end<S>(&mut self, conn: &Connection<S>) {
         self.stop_sending();
         let mut left = std::mem::take(&mut self.unwritten);
         left.extend(self.session.abandon());

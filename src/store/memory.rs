@@ -52,6 +52,12 @@ impl Disk {
         Money(self.balances.get(&account).copied().unwrap_or(0))
     }
 
+    /// The epoch that may write.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// Every batch committed, in order.
     #[must_use]
     pub fn batches(&self) -> &[Batch] {
@@ -275,14 +281,16 @@ impl Disk {
             .iter()
             .flat_map(|b| &b.accepted)
             .for_each(|a| out(Record::Accepted(a)));
-        self.batches
-            .iter()
-            .flat_map(|b| &b.sent)
-            .for_each(|e| out(Record::Sent(e)));
-        self.batches
-            .iter()
-            .flat_map(|b| &b.marks)
-            .for_each(|e| out(Record::Mark(e)));
+        for b in &self.batches {
+            let mut marks = b.marks.iter().peekable();
+            for e in &b.sent {
+                while let Some(mark) = marks.next_if(|m| m.pos < e.pos) {
+                    out(Record::Mark(mark));
+                }
+                out(Record::Sent(e));
+            }
+            marks.for_each(|e| out(Record::Mark(e)));
+        }
         self.batches
             .iter()
             .flat_map(|b| &b.finished)

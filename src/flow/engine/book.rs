@@ -91,6 +91,8 @@ pub enum PartState {
     /// Waits, or is in a bind's hands.
     #[default]
     Waiting,
+    /// Marked as being written: the SMSC may have it.
+    Sending,
     /// Taken by an upstream; its receipt is awaited.
     Sent,
     /// Written, never answered.
@@ -357,20 +359,20 @@ impl Book {
             MarkKind::Sending => {
                 o.phase = Phase::Sending;
                 o.upstream = e.upstream;
+                become_of(o, PartState::Waiting, PartState::Sending);
             }
             MarkKind::Held => {
                 o.phase = Phase::Held;
                 // Of a message in parts: those whose fate was not known when the process ended.
-                for part in o
-                    .parts
-                    .iter_mut()
-                    .flatten()
-                    .filter(|p| p.state == PartState::Waiting)
-                {
-                    part.state = PartState::Held;
+                become_of(o, PartState::Sending, PartState::Held);
+                if o.parts.iter().flatten().any(|p| p.state == PartState::Waiting) {
+                    o.phase = Phase::Queued;
                 }
             }
-            MarkKind::Requeued => o.phase = Phase::Queued,
+            MarkKind::Requeued => {
+                o.phase = Phase::Queued;
+                become_of(o, PartState::Sending, PartState::Waiting);
+            }
             MarkKind::Provisional => {
                 o.provisional = Final::from_code(e.state);
                 o.provisional_err = e.err;
@@ -399,6 +401,10 @@ impl Book {
                 }
             }
             (MarkKind::Held, _) => part.state = PartState::Held,
+            (MarkKind::Sending, _) => {
+                part.state = PartState::Sending;
+                o.upstream = e.upstream;
+            }
             (MarkKind::Requeued, _) => {
                 part.state = PartState::Waiting;
                 o.phase = Phase::Queued;
@@ -445,6 +451,7 @@ impl Book {
     pub fn requeued(&mut self, key: MessageKey) {
         if let Some(o) = self.open.get_mut(&key.0) {
             o.phase = Phase::Queued;
+            become_of(o, PartState::Sending, PartState::Waiting);
         }
     }
 
@@ -509,9 +516,18 @@ pub fn rolled_up(parts: &[Part]) -> Option<(Final, u16)> {
 
 /// The part of an open message, which from now on is one in parts.
 fn part_mut(o: &mut Open, piece: Piece) -> Option<&mut Part> {
+    let state = match o.phase {
+        // The mark was for all of it.
+        Phase::Sending => PartState::Sending,
+        _ => PartState::Waiting,
+    };
+    let part = Part {
+        state,
+        ..Part::default()
+    };
     let parts = o
         .parts
-        .get_or_insert_with(|| vec![Part::default(); usize::from(piece.of)].into());
+        .get_or_insert_with(|| vec![part; usize::from(piece.of)].into());
     if parts.len() != usize::from(piece.of) {
         return None;
     }
@@ -548,10 +564,21 @@ fn capture(terms: &HashMap<u32, Terms>, o: &mut Open, earned: Money) -> Effect {
     effect
 }
 
-/// A message in parts is sent when none of them waits any more.
+/// A message in parts is sent when none of them waits any more or is being written.
 fn settle_phase(o: &mut Open) {
-    let waits = o.parts.iter().flatten().any(|p| p.state == PartState::Waiting);
-    if !waits {
-        o.phase = Phase::Sent;
+    let any = |state| o.parts.iter().flatten().any(|p| p.state == state);
+    if !any(PartState::Waiting) {
+        o.phase = if any(PartState::Sending) {
+            Phase::Sending
+        } else {
+            Phase::Sent
+        };
+    }
+}
+
+/// All parts that were `from` are `to` now.
+fn become_of(o: &mut Open, from: PartState, to: PartState) {
+    for part in o.parts.iter_mut().flatten().filter(|p| p.state == from) {
+        part.state = to;
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Engine;
-use super::book::Phase;
+use super::book::{PartState, Phase};
 use super::settle::counts;
 use crate::domain::outcome::{ChargeOn, Final};
 use crate::domain::quota::{Period, Quota};
@@ -196,6 +196,10 @@ impl<S: Store> Engine<S> {
         for (key, open) in self.book.iter() {
             match open.phase {
                 Phase::Queued => {
+                    // Of one in parts, some may have been in the air.
+                    if open.parts.iter().flatten().any(|p| p.state == PartState::Sending) {
+                        unknown.push((key, open.upstream));
+                    }
                     waiting.push((key, self.home(&policy, key).unwrap_or(UpstreamId::NONE)));
                     deadlines.push((key, open.expires_ms, open.at_ms));
                 }

@@ -1,6 +1,6 @@
 //! What happens by time rather than by message: expiry, receipt timeouts, lanes of dead upstreams, refilling, sealing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -59,7 +59,7 @@ impl<S: Store> Engine<S> {
     /// Ends messages whose time is up: unsent ones are EXPIRED, sent ones without a final receipt UNKNOWN.
     fn expire(&mut self, now: u64) {
         let timeout = self.gateway.policy.load().receipt_timeout_ms;
-        let mut unsent: HashMap<UpstreamId, HashSet<MessageKey>> = HashMap::new();
+        let mut unsent: BTreeMap<UpstreamId, HashSet<MessageKey>> = BTreeMap::new();
         for _ in 0..EXPIRE_MAX {
             let Some(entry) = self.due.first_entry().filter(|e| e.key().0 <= now) else {
                 break;
@@ -437,13 +437,18 @@ impl<S: Store> Engine<S> {
             let policy = self.gateway.upstream(upstream).map(|u| u.options.unknown_outcome);
             match policy {
                 Some(UnknownOutcome::Fail) if self.book.get(key).is_some_and(|o| o.parts.is_some()) => {
-                    self.parts_over(key, |s| s == PartState::Waiting, Final::Undeliverable, now);
+                    self.parts_over(key, |s| s == PartState::Sending, Final::Undeliverable, now);
                 }
                 Some(UnknownOutcome::Fail) => self.finish(key, Final::Undeliverable, 0, false, now),
                 Some(UnknownOutcome::Hold) => self.mark(upstream, key, Piece::WHOLE, MarkKind::Held, now),
                 Some(UnknownOutcome::Resend) | None => {
                     // The policy was changed to resend while the process was down, or the upstream is gone from the config.
+                    let waits = self.book.get(key).is_some_and(|o| o.phase == Phase::Queued);
                     self.book.requeued(key);
+                    if waits {
+                        // Other parts of it do; the whole of it is in line already.
+                        continue;
+                    }
                     let policy = self.gateway.policy.load_full();
                     let to = match self.gateway.upstream(upstream) {
                         Some(u) => u.id,

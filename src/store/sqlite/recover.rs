@@ -1,6 +1,6 @@
 //! Reading back what is open.
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, Rows};
 
 use super::{StoreError, fault};
 use crate::domain::account::{Account, AccountState, Alphabet, BindAllowed, DeliverAs, Receipts};
@@ -160,8 +160,7 @@ fn carried(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
     while let Some(r) = rows.next().map_err(fault)? {
         out(Record::Accepted(&accepted(r)?));
     }
-    sents(conn, "carried_sent", out)?;
-    marks(conn, "carried_mark", out)
+    events(conn, "carried_sent", "carried_mark", out)
 }
 
 /// A row of a `sent_N` table or of `carried_sent`.
@@ -194,28 +193,44 @@ fn mark(r: &Row<'_>) -> rusqlite::Result<Option<Mark>> {
     }))
 }
 
-fn sents(conn: &Connection, table: &str, out: Out<'_>) -> Result<(), StoreError> {
-    let mut stmt = conn
-        .prepare(&format!("SELECT * FROM {table} ORDER BY pos"))
-        .map_err(fault)?;
-    let mut rows = stmt.query([]).map_err(fault)?;
-    while let Some(r) = rows.next().map_err(fault)? {
-        out(Record::Sent(&sent(r).map_err(fault)?));
+/// The rows of two tables in the order in which they were written: what a mark means may depend on what was sent before it.
+fn events(conn: &Connection, sents: &str, marks: &str, out: Out<'_>) -> Result<(), StoreError> {
+    let by_pos = |table: &str| conn.prepare(&format!("SELECT * FROM {table} ORDER BY pos"));
+    let (mut sents, mut marks) = (by_pos(sents).map_err(fault)?, by_pos(marks).map_err(fault)?);
+    let mut sents = sents.query([]).map_err(fault)?;
+    let mut marks = marks.query([]).map_err(fault)?;
+    let (mut sent, mut mark) = (next_sent(&mut sents)?, next_mark(&mut marks)?);
+    loop {
+        match (&sent, &mark) {
+            (Some(s), Some(m)) if m.pos < s.pos => {
+                out(Record::Mark(m));
+                mark = next_mark(&mut marks)?;
+            }
+            (Some(s), _) => {
+                out(Record::Sent(s));
+                sent = next_sent(&mut sents)?;
+            }
+            (None, Some(m)) => {
+                out(Record::Mark(m));
+                mark = next_mark(&mut marks)?;
+            }
+            (None, None) => return Ok(()),
+        }
     }
-    Ok(())
 }
 
-fn marks(conn: &Connection, table: &str, out: Out<'_>) -> Result<(), StoreError> {
-    let mut stmt = conn
-        .prepare(&format!("SELECT * FROM {table} ORDER BY pos"))
-        .map_err(fault)?;
-    let mut rows = stmt.query([]).map_err(fault)?;
-    while let Some(r) = rows.next().map_err(fault)? {
-        let id = key(r, 1).map_err(fault)?;
-        let row = mark(r).map_err(fault)?.ok_or_else(|| damaged("mark", id))?;
-        out(Record::Mark(&row));
-    }
-    Ok(())
+fn next_sent(rows: &mut Rows<'_>) -> Result<Option<Sent>, StoreError> {
+    let row = rows.next().map_err(fault)?;
+    row.map(|r| sent(r).map_err(fault)).transpose()
+}
+
+fn next_mark(rows: &mut Rows<'_>) -> Result<Option<Mark>, StoreError> {
+    let Some(r) = rows.next().map_err(fault)? else {
+        return Ok(None);
+    };
+    let id = key(r, 1).map_err(fault)?;
+    let row = mark(r).map_err(fault)?.ok_or_else(|| damaged("mark", id))?;
+    Ok(Some(row))
 }
 
 /// A row of a `final_N` table; `None` for a state this release does not know.
@@ -243,8 +258,7 @@ fn journal(conn: &Connection, n: i64, out: Out<'_>) -> Result<(), StoreError> {
     while let Some(r) = rows.next().map_err(fault)? {
         out(Record::Accepted(&accepted(r)?));
     }
-    sents(conn, &format!("sent_{n}"), out)?;
-    marks(conn, &format!("mark_{n}"), out)?;
+    events(conn, &format!("sent_{n}"), &format!("mark_{n}"), out)?;
     let mut stmt = conn
         .prepare(&format!("SELECT * FROM final_{n} ORDER BY pos"))
         .map_err(fault)?;

@@ -1,0 +1,1119 @@
+//! The world of one seed: a virtual clock, an event heap, the network, the peers, and one gateway process after the other on the
+//! same disk. The process is the real one but for its sockets: `net::bare` over `flow`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smsconnect::flow::{Control, Engine, EngineOptions, Gateway};
+use smsconnect::ids::AccountId;
+use smsconnect::money::Money;
+use smsconnect::net::Statuses;
+use smsconnect::net::bare::{Bind, Customer, Door, Upstream};
+use smsconnect::smpp::{CommandId, CommandStatus, MessageIdResp, ShortMessage, Tag};
+use smsconnect::store::Payment;
+use smsconnect::store::{Store as _, StoreError};
+
+use super::client::Client;
+use super::disk::{Fault, SimStore, clock};
+use super::net::{Conn, IN, OUT, Peer};
+use super::oracle::{Copy, Life, Oracle, Rok, raw, token_of};
+use super::plan::{ACCOUNTS, HOUR, MINUTE, PRICE, Plan};
+use super::rng::Rng;
+use super::smsc::Smsc;
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Octets arrive.
+    Arrive(usize, usize, Vec<u8>),
+    /// One end learns that the other is gone.
+    Closed(usize, usize),
+    /// A peer says something, if it is still connected.
+    Say(usize, Vec<u8>),
+    Client(usize),
+    Smsc(usize),
+    Receipt(usize),
+    /// A bind of the gateway tries to connect.
+    Connect(usize, usize),
+    Crash,
+    Reset,
+    HalfOpen,
+    WallJump,
+    Disk,
+    Outage,
+    Topup,
+    Calm,
+}
+
+pub struct World {
+    pub seed: u64,
+    pub plan: Plan,
+    pub rng: Rng,
+    heap: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    pub conns: Vec<Conn>,
+    pub clients: Vec<Client>,
+    pub smscs: Vec<Smsc>,
+    pub store: SimStore,
+    pub oracle: Oracle,
+    pub calm: bool,
+    /// Number of the process, and whether it is up.
+    pub life: usize,
+    up: bool,
+    /// Connections that the process has not looked at yet.
+    accepted: Vec<usize>,
+    /// Connections whose pipe from the gateway has room again.
+    writable: BTreeSet<usize>,
+    /// Wall clock less the monotonic one.
+    wall: i64,
+    /// Since when a connection has had more to write than its pipe takes: a request's time runs from when it was written.
+    blocked: BTreeMap<usize, u64>,
+    slewed: u64,
+    /// How far the wall clock has gone back in all.
+    back: u64,
+    calm_at: u64,
+    start: u64,
+    pub spoilt: Spoilt,
+    log: bool,
+    /// What remained at the end of time.
+    pub left: Option<String>,
+}
+
+/// What is spoilt on purpose, to see whether the auditor notices.
+#[derive(Default)]
+pub struct Spoilt {
+    /// Wake-ups are lost.
+    pub deaf: bool,
+    /// An SMSC gets one message a second time.
+    pub twice: bool,
+    /// An SMSC's message is gone.
+    pub drops: bool,
+    /// A receipt is another customer's.
+    pub swaps: bool,
+    /// Messages that may wait in memory, if not the right number.
+    pub bound: usize,
+}
+
+/// Where every run begins: 2026-01-01.
+const START: u64 = 1_767_225_600_000;
+
+struct Slot {
+    upstream: usize,
+    bind: Bind,
+}
+
+struct Link<'a> {
+    up: Option<(usize, Upstream<'a>)>,
+    /// When it wants to be looked at; changes only when it is served.
+    due: u64,
+    generation: u32,
+    tries: u32,
+    since: u64,
+}
+
+struct Process<'a> {
+    gateway: Arc<Gateway>,
+    engine: Engine<SimStore>,
+    door: Door,
+    slots: &'a [Slot],
+    links: Vec<Link<'a>>,
+    /// With when each wants to be looked at.
+    sessions: BTreeMap<usize, (u64, Customer)>,
+    /// Somebody may have been woken.
+    poked: bool,
+    engine_due: u64,
+    tick_due: u64,
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum End {
+    /// It died; peers learn of it, or not.
+    Killed,
+    PowerCut,
+    Over,
+}
+
+impl World {
+    pub fn new(seed: u64, plan: Plan) -> World {
+        let rng = Rng::new(seed ^ 0x5EED);
+        let mut world = World {
+            seed,
+            clients: Vec::new(),
+            smscs: vec![Smsc::new(1), Smsc::new(1_000)],
+            plan,
+            rng,
+            heap: BTreeMap::new(),
+            next_event: 0,
+            conns: Vec::new(),
+            store: SimStore::default(),
+            oracle: Oracle::default(),
+            calm: false,
+            life: 0,
+            up: false,
+            accepted: Vec::new(),
+            writable: BTreeSet::new(),
+            wall: 0,
+            blocked: BTreeMap::new(),
+            slewed: START,
+            back: 0,
+            calm_at: 0,
+            start: START,
+            spoilt: Spoilt::default(),
+            log: std::env::var_os("SIM_LOG").is_some(),
+            left: None,
+        };
+        clock::set(START);
+        clock::set_offset(0);
+        world.prepare();
+        world
+    }
+
+    fn options() -> EngineOptions {
+        EngineOptions {
+            now_ms: clock::now,
+            mono_us: clock::now_us,
+            eager: true,
+        }
+    }
+
+    /// Accounts and their first payments.
+    fn prepare(&mut self) {
+        let gateway = self.plan.gateway();
+        let mut engine = Engine::start(Arc::clone(&gateway), self.store.clone(), World::options()).unwrap();
+        for account in self.plan.accounts() {
+            gateway.control(Control::CreateAccount(Box::new(account)), |r| drop(r.unwrap()));
+            engine.turn(Duration::ZERO).unwrap();
+        }
+        for n in 0..ACCOUNTS {
+            let account = gateway.accounts().by_name(&format!("a{n}")).unwrap().id;
+            assert_eq!(account, AccountId(n as u32 + 1));
+            let amount = Money(self.plan.paid(n) * PRICE);
+            let (provider, receipt) = ("bank".to_string(), format!("first{n}"));
+            gateway.control(
+                Control::Pay(Box::new(Payment {
+                    account,
+                    amount,
+                    provider,
+                    receipt,
+                    ..Payment::default()
+                })),
+                |r| drop(r.unwrap()),
+            );
+            engine.turn(Duration::ZERO).unwrap();
+        }
+        self.oracle.lives.push(Life {
+            to: clock::mono(),
+            batches: self.store.batches(),
+        });
+        let clients = self.plan.clients.clone();
+        for (i, (account, kind)) in clients.iter().enumerate() {
+            let share = self.plan.messages / clients.len() as u32 + 1;
+            self.clients.push(Client::new(*account, *kind, share));
+            let at = START + self.rng.between(10, 1_000);
+            self.at(at, Event::Client(i));
+        }
+        for s in 0..2 {
+            self.at(START + 500, Event::Smsc(s));
+        }
+        let p = &self.plan;
+        let faults = [
+            (Event::Crash, p.crashes),
+            (Event::Reset, p.resets),
+            (Event::HalfOpen, p.half_open),
+            (Event::WallJump, p.wall_jumps),
+            (Event::Disk, p.disk),
+            (Event::Outage, p.outages),
+            (Event::Topup, 2),
+        ];
+        for (event, n) in faults {
+            for _ in 0..n {
+                let at = START + self.rng.below(self.plan.faults_ms);
+                self.at(at, event.clone());
+            }
+        }
+        self.calm_at = START + self.plan.faults_ms;
+        self.at(self.calm_at, Event::Calm);
+    }
+
+    pub fn at(&mut self, at: u64, event: Event) {
+        self.next_event += 1;
+        self.heap.insert((at.max(clock::mono()), self.next_event), event);
+    }
+
+    /// One line of the story, where somebody wants to read it (`SIM_LOG=1`).
+    fn say(&self, line: impl FnOnce() -> String) {
+        if self.log {
+            eprintln!("{:>9} {}", self.passed(), line());
+        }
+    }
+
+    /// Virtual time that has passed, ms.
+    pub fn passed(&self) -> u64 {
+        clock::mono() - self.start
+    }
+
+    /// Runs to the end.
+    pub fn run(&mut self) {
+        self.next_life();
+        loop {
+            let end = self.life();
+            self.oracle.lives.push(Life {
+                to: clock::mono(),
+                batches: self.store.batches(),
+            });
+            self.up = false;
+            self.say(|| format!("-- {end:?} --"));
+            if end == End::Over {
+                return;
+            }
+            self.bury(&end);
+            let restart = clock::mono() + self.rng.between(200, 20_000);
+            while let Some((&(at, _), _)) = self.heap.first_key_value()
+                && at <= restart
+            {
+                clock::set(clock::mono().max(at));
+                if let Some((_, event)) = self.heap.pop_first() {
+                    self.handle(event, None);
+                }
+            }
+            clock::set(clock::mono().max(restart));
+            self.next_life();
+        }
+    }
+
+    fn next_life(&mut self) {
+        self.life = self.oracle.lives.len();
+        self.store.shared().died = false;
+        // A new process takes the wall clock as it is.
+        clock::set_offset(self.wall);
+        self.slewed = clock::mono();
+    }
+
+    /// The process is dead: its connections are reset, or silent if the power went.
+    fn bury(&mut self, end: &End) {
+        let now = clock::mono();
+        for conn in 0..self.conns.len() {
+            if self.conns[conn].gone[0] {
+                continue;
+            }
+            self.conns[conn].gone[0] = true;
+            self.lost(conn);
+            if *end == End::PowerCut {
+                self.conns[conn].pipes.iter_mut().for_each(|p| p.hole = true);
+            } else {
+                // What was on its way arrives, or not.
+                if self.rng.half() {
+                    self.conns[conn].pipes[OUT].hole = true;
+                }
+                let at = self.conns[conn].pipes[OUT].last_at.max(now) + 1;
+                self.at(at, Event::Closed(conn, OUT));
+            }
+        }
+        self.accepted.clear();
+    }
+
+    fn life(&mut self) -> End {
+        let gateway = self.plan.gateway();
+        let engine = match Engine::start(Arc::clone(&gateway), self.store.clone(), World::options()) {
+            Ok(engine) => engine,
+            Err(_) => return End::Killed,
+        };
+        super::audit::recovered(self, &gateway);
+        let mut slots = Vec::new();
+        for n in 0..2 {
+            let options = self.plan.link(&gateway, n);
+            for (index, kind) in options.kinds.iter().enumerate() {
+                let bind = Bind::new(&gateway, &options, *kind, index as u16);
+                slots.push(Slot { upstream: n, bind });
+            }
+        }
+        let links = (0..slots.len())
+            .map(|_| Link {
+                up: None,
+                due: u64::MAX,
+                generation: 0,
+                tries: 0,
+                since: 0,
+            })
+            .collect();
+        let door = Door::new(
+            Arc::clone(&gateway),
+            self.plan.customer(),
+            Statuses::new(&BTreeMap::new()).unwrap(),
+        );
+        let now = clock::mono();
+        for i in 0..slots.len() {
+            let at = now + self.rng.between(1, 300);
+            self.at(at, Event::Connect(self.life, i));
+        }
+        self.up = true;
+        let mut p = Process {
+            gateway,
+            engine,
+            door,
+            slots: &slots,
+            links,
+            sessions: BTreeMap::new(),
+            poked: true,
+            engine_due: now,
+            tick_due: now,
+        };
+        let end = self.live(&mut p);
+        if end != End::Over && self.plan.zombies && self.rng.half() {
+            self.zombie(&mut p);
+        }
+        end
+    }
+
+    fn live(&mut self, p: &mut Process<'_>) -> End {
+        let limit = self.calm_at + 4 * HOUR + self.back;
+        loop {
+            let event = self.heap.first_key_value().map_or(u64::MAX, |((at, _), _)| *at);
+            let mine = p.due();
+            let next = event.min(mine);
+            if next > limit {
+                self.left = Some(self.remains(p));
+                return End::Over;
+            }
+            clock::set(clock::mono().max(next));
+            self.slew();
+            if event <= mine
+                && let Some((_, event)) = self.heap.pop_first()
+            {
+                if matches!(event, Event::Crash) {
+                    self.oracle.fault("crash");
+                    let power = self.plan.power_cuts && self.rng.half();
+                    return if power { End::PowerCut } else { End::Killed };
+                }
+                self.handle(event, Some(p));
+            }
+            if self.settle(p) {
+                let at = clock::mono() + self.rng.between(0, 5);
+                p.engine_due = p.engine_due.min(at);
+            }
+            let now = clock::mono();
+            if now >= p.engine_due || now >= p.tick_due {
+                if let Err(end) = self.turn(p) {
+                    return end;
+                }
+                self.settle(p);
+                if self.over(p) {
+                    return End::Over;
+                }
+            }
+        }
+    }
+
+    /// One turn of the engine's thread.
+    fn turn(&mut self, p: &mut Process<'_>) -> Result<(), End> {
+        let before = self.store.batches();
+        let log = self.log.then_some(before);
+        match p.engine.turn(Duration::ZERO) {
+            Ok(()) | Err(StoreError::Full(_) | StoreError::Retry(_)) => {}
+            Err(error) => {
+                if !self.store.shared().died {
+                    self.oracle.wrong.push(format!("I10 the engine gave up: {error}"));
+                }
+                self.oracle.fault("crash in a commit");
+                return Err(End::Killed);
+            }
+        }
+        if let Some(from) = log {
+            self.store.disk(|d| {
+                for b in d.batches().get(from..).unwrap_or(&[]) {
+                    let rows: Vec<String> = b
+                        .accepted
+                        .iter()
+                        .map(|a| {
+                            format!(
+                                "accepted {} {:?} exp {}",
+                                a.key,
+                                super::audit::text_token(a),
+                                a.expires_ms
+                            )
+                        })
+                        .chain(b.sent.iter().map(|e| {
+                            let id = String::from_utf8_lossy(&e.smsc_id);
+                            format!("sent {} {:?} u{} {id}", e.key, e.piece, e.upstream.0)
+                        }))
+                        .chain(
+                            b.marks
+                                .iter()
+                                .map(|e| format!("{:?} {} {:?} {}", e.kind, e.key, e.piece, e.state)),
+                        )
+                        .chain(
+                            b.finished
+                                .iter()
+                                .map(|e| format!("{:?} {} {}", e.state, e.key, e.charged)),
+                        )
+                        .chain(
+                            b.parked
+                                .iter()
+                                .map(|e| format!("parked {}", String::from_utf8_lossy(&e.smsc_id))),
+                        )
+                        .collect();
+                    if !rows.is_empty() {
+                        self.say(|| format!("disk {:?}", rows));
+                    }
+                }
+            });
+        }
+        let now = clock::mono();
+        p.poked = true;
+        p.engine_due = u64::MAX;
+        if self.store.batches() > before {
+            p.engine_due = now + self.rng.between(1, 20);
+        }
+        // Housekeeping comes every 100 ms; where nothing else happens for long it is left out, to save time.
+        let event = self.heap.first_key_value().map_or(now, |((at, _), _)| *at);
+        p.tick_due = now + event.saturating_sub(now).clamp(100, 5_000);
+        super::audit::bounds(self, &p.gateway);
+        Ok(())
+    }
+
+    /// The process's clock follows the wall clock a little at a time, as `smsconnect::clock` does.
+    fn slew(&mut self) {
+        let now = clock::mono();
+        if now >= self.slewed + 1_000 {
+            self.slewed = now;
+            let step = (self.wall - clock::offset()).clamp(-20, 20);
+            clock::set_offset(clock::offset() + step);
+        }
+    }
+
+    /// Everybody who was woken, has been written to, or whose time has come does what there is to do. Whether anybody did.
+    fn settle(&mut self, p: &mut Process<'_>) -> bool {
+        let mut any = false;
+        for conn in std::mem::take(&mut self.accepted) {
+            let peer = ([127, 0, 0, 1], 1).into();
+            p.sessions
+                .insert(conn, (0, Customer::accepted(&p.door, peer, clock::now())));
+            self.writable.insert(conn);
+        }
+        for _ in 0..1_000 {
+            let now = clock::now();
+            let writable = std::mem::take(&mut self.writable);
+            let poked = std::mem::take(&mut p.poked) && !self.spoilt.deaf;
+            let mut again = false;
+            let woken = |(conn, (due, s)): (&usize, &(u64, Customer))| {
+                (*due <= now || writable.contains(conn) || (poked && s.rung())).then_some(*conn)
+            };
+            let conns: Vec<usize> = p.sessions.iter().filter_map(woken).collect();
+            for conn in conns {
+                again = true;
+                self.serve_customer(p, conn);
+            }
+            for i in 0..p.links.len() {
+                let rung = poked && p.slots[i].bind.rung();
+                match &p.links[i].up {
+                    None if rung => {
+                        p.slots[i].bind.idle();
+                        again = true;
+                    }
+                    Some((conn, _)) => {
+                        if rung || p.links[i].due <= now || writable.contains(conn) {
+                            again = true;
+                            self.serve_link(p, i);
+                        }
+                    }
+                    None => {}
+                }
+            }
+            if !again {
+                return any;
+            }
+            any = true;
+        }
+        self.oracle
+            .wrong
+            .push("I6 sessions wake each other for ever".into());
+        any
+    }
+
+    fn serve_customer(&mut self, p: &mut Process<'_>, conn: usize) {
+        let Some((due, s)) = p.sessions.get_mut(&conn) else {
+            return;
+        };
+        p.poked = true;
+        while s.may_read()
+            && let Some(octets) = self.conns[conn].pipes[IN].unread.pop_front()
+        {
+            self.conns[conn].pipes[IN].in_flight -= octets.len();
+            s.read(&octets, clock::now());
+        }
+        s.turn(clock::now());
+        let room = self.room(conn);
+        let octets = s.carry(room);
+        if s.pending() > 1_200_000 {
+            self.oracle
+                .wrong
+                .push("I9 more than a megabyte waits for a customer".into());
+        }
+        let over = s.over().is_some();
+        *due = s.deadline().unwrap_or(u64::MAX);
+        if !octets.is_empty() {
+            self.gateway_says(conn, &octets);
+        }
+        if over && let Some((_, s)) = p.sessions.remove(&conn) {
+            s.end();
+            self.gateway_closes(conn);
+        }
+    }
+
+    fn serve_link(&mut self, p: &mut Process<'_>, i: usize) {
+        p.poked = true;
+        let Some((conn, up)) = &mut p.links[i].up else {
+            return;
+        };
+        let conn = *conn;
+        while up.may_read()
+            && let Some(octets) = self.conns[conn].pipes[IN].unread.pop_front()
+        {
+            self.conns[conn].pipes[IN].in_flight -= octets.len();
+            self.gateway_hears(conn, &octets);
+            up.read(&octets, clock::now());
+        }
+        up.turn(clock::now());
+        let room = self.room(conn);
+        let octets = up.carry(room);
+        let (over, blocked) = (up.over().is_some(), up.pending() > 0);
+        p.links[i].due = up.deadline().unwrap_or(u64::MAX);
+        if !octets.is_empty() {
+            self.gateway_says(conn, &octets);
+        }
+        if blocked {
+            self.blocked.entry(conn).or_insert(clock::mono());
+        } else {
+            self.blocked.remove(&conn);
+        }
+        if over {
+            self.gateway_closes(conn);
+            self.link_down(p, i);
+        }
+    }
+
+    fn link_down(&mut self, p: &mut Process<'_>, i: usize) {
+        let Some((_, up)) = p.links[i].up.take() else {
+            return;
+        };
+        p.poked = true;
+        p.links[i].due = u64::MAX;
+        up.end();
+        p.slots[i].bind.idle();
+        let now = clock::mono();
+        if now > p.links[i].since + 10_000 {
+            p.links[i].tries = 0;
+        }
+        self.reconnect(p, i);
+    }
+
+    fn reconnect(&mut self, p: &mut Process<'_>, i: usize) {
+        let link = &mut p.links[i];
+        let pause = (500u64 << link.tries.min(16)).min(30_000);
+        link.tries += 1;
+        let at = clock::mono() + pause / 2 + self.rng.below(pause / 2);
+        self.at(at, Event::Connect(self.life, i));
+    }
+
+    fn handle(&mut self, event: Event, mut p: Option<&mut Process<'_>>) {
+        match event {
+            Event::Arrive(conn, IN, octets) => match p {
+                Some(p) if self.conns[conn].life == self.life && !self.conns[conn].gone[0] => {
+                    self.conns[conn].pipes[IN].unread.push_back(octets);
+                    if let Some(i) = p
+                        .links
+                        .iter()
+                        .position(|l| l.up.as_ref().is_some_and(|u| u.0 == conn))
+                    {
+                        self.serve_link(p, i);
+                    } else {
+                        self.serve_customer(p, conn);
+                    }
+                    let at = clock::mono() + self.rng.between(0, 5);
+                    p.engine_due = p.engine_due.min(at);
+                }
+                // Nobody is there: the peer is told, once the machine is.
+                Some(_) => self.at(clock::mono() + 1, Event::Closed(conn, OUT)),
+                None if self.conns[conn].gone[1] => {}
+                None => self.at(clock::mono() + 5_000, Event::Arrive(conn, IN, octets)),
+            },
+            Event::Arrive(conn, _, octets) => {
+                let reads = match self.conns[conn].peer {
+                    Peer::Client(i) => self.clients[i].reading || self.clients[i].conn != Some(conn),
+                    Peer::Smsc(..) => true,
+                };
+                if reads {
+                    self.peer_reads(conn, &octets);
+                } else {
+                    self.conns[conn].pipes[OUT].unread.push_back(octets);
+                }
+            }
+            Event::Closed(conn, IN) => {
+                let Some(p) = p else { return };
+                if self.conns[conn].gone[0] || self.conns[conn].life != self.life {
+                    return;
+                }
+                self.conns[conn].gone[0] = true;
+                self.lost(conn);
+                p.poked = true;
+                if let Some((_, s)) = p.sessions.remove(&conn) {
+                    s.end();
+                } else if let Some(i) = p
+                    .links
+                    .iter()
+                    .position(|l| l.up.as_ref().is_some_and(|u| u.0 == conn))
+                {
+                    self.link_down(p, i);
+                }
+                self.accepted.retain(|c| *c != conn);
+                let at = clock::mono() + self.rng.between(0, 5);
+                p.engine_due = p.engine_due.min(at);
+            }
+            Event::Closed(conn, _) => {
+                if !std::mem::replace(&mut self.conns[conn].gone[1], true) {
+                    self.peer_lost(conn);
+                }
+            }
+            Event::Say(conn, octets) => {
+                if !self.conns[conn].gone[1] {
+                    self.send(conn, IN, &octets);
+                }
+            }
+            Event::Client(i) => self.client_thinks(i),
+            Event::Smsc(s) => self.smsc_thinks(s),
+            Event::Receipt(r) => self.smsc_delivers(r),
+            Event::Connect(life, i) => {
+                if let Some(p) = p.filter(|_| life == self.life) {
+                    self.link_connects(p, i);
+                }
+            }
+            Event::Reset => {
+                if let Some(conn) = self.some_conn() {
+                    self.oracle.fault("connection reset");
+                    self.conns[conn].pipes.iter_mut().for_each(|p| p.hole = true);
+                    self.handle(Event::Closed(conn, OUT), None);
+                    self.handle(Event::Closed(conn, IN), p.take());
+                }
+            }
+            Event::HalfOpen => {
+                if let Some(conn) = self.some_conn() {
+                    self.oracle.fault("half-open connection");
+                    let which = self.rng.below(3);
+                    self.conns[conn].pipes[IN].hole |= which != 1;
+                    self.conns[conn].pipes[OUT].hole |= which != 2;
+                }
+            }
+            Event::WallJump => {
+                self.oracle.fault("wall clock set");
+                let by = self
+                    .rng
+                    .pick(&[-(HOUR as i64), -300_000, 300_000, 24 * HOUR as i64]);
+                self.wall += by;
+                self.back += (-by).max(0) as u64;
+            }
+            Event::Disk => self.disk_fault(),
+            Event::Outage => {
+                let both = self.rng.half();
+                let most = if self.plan.faults_ms > HOUR {
+                    3 * HOUR
+                } else {
+                    4 * MINUTE
+                };
+                let until = clock::mono() + self.rng.between(5_000, most);
+                for s in 0..2 {
+                    if both || s == 0 {
+                        self.oracle.fault("smsc down");
+                        self.smscs[s].out_until = until;
+                        let links: Vec<usize> = self.smscs[s].links.keys().copied().collect();
+                        links.into_iter().for_each(|conn| self.hang_up(conn, IN));
+                    }
+                }
+            }
+            Event::Topup => {
+                if let Some(p) = p {
+                    let n = self.rng.below(ACCOUNTS as u64);
+                    // Now and then the same payment comes again.
+                    let receipt = format!("R{}", self.rng.below(6));
+                    let op = Control::Pay(Box::new(Payment {
+                        account: AccountId(n as u32 + 1),
+                        amount: Money(PRICE * self.rng.between(1, 5) as i64),
+                        provider: "mpesa".into(),
+                        receipt,
+                        ..Payment::default()
+                    }));
+                    p.gateway.control(op, |_| {});
+                    p.engine_due = clock::mono();
+                }
+            }
+            Event::Crash => {}
+            Event::Calm => self.calm(),
+        }
+    }
+
+    /// No more faults from here on.
+    fn calm(&mut self) {
+        self.calm = true;
+        let later: Vec<(u64, u64)> = self
+            .heap
+            .iter()
+            .filter(|(_, e)| {
+                matches!(
+                    e,
+                    Event::Crash | Event::Reset | Event::HalfOpen | Event::Disk | Event::Outage
+                )
+            })
+            .map(|(k, _)| *k)
+            .collect();
+        later.iter().for_each(|k| {
+            self.heap.remove(k);
+        });
+        let mut shared = self.store.shared();
+        shared.faults.clear();
+        shared.full_until = 0;
+        drop(shared);
+        for s in 0..2 {
+            self.smscs[s].out_until = 0;
+            self.at(clock::mono(), Event::Smsc(s));
+        }
+        for i in 0..self.clients.len() {
+            self.at(clock::mono(), Event::Client(i));
+        }
+        // Thinking twice as often does no harm; but nobody is to be looked at only hours from now.
+        let waiting: Vec<(u64, u64)> = self
+            .heap
+            .iter()
+            .filter(|((at, _), e)| *at > clock::mono() && matches!(e, Event::Client(_) | Event::Smsc(_)))
+            .map(|(k, _)| *k)
+            .collect();
+        waiting.iter().for_each(|k| {
+            self.heap.remove(k);
+        });
+    }
+
+    fn disk_fault(&mut self) {
+        let now = clock::mono();
+        let what = self.rng.below(8);
+        let n = self.rng.between(1, 4);
+        let wait = self.rng.between(100, 8_000);
+        let mut shared = self.store.shared();
+        let faults: &[Fault] = match what {
+            0 => {
+                shared.full_until = now + wait;
+                &[]
+            }
+            1 => &[Fault::Busy],
+            2 => &[Fault::UnknownWritten],
+            3 => &[Fault::UnknownLost],
+            4 => &[Fault::UnknownLost, Fault::Full, Fault::UnknownWritten],
+            5 => &[Fault::DiesBefore],
+            6 => &[Fault::DiesAfter],
+            _ => &[Fault::Full, Fault::Busy],
+        };
+        let faults: VecDeque<Fault> = faults
+            .iter()
+            .copied()
+            .cycle()
+            .take(faults.len() * n as usize)
+            .collect();
+        shared.faults.extend(faults);
+    }
+
+    fn some_conn(&mut self) -> Option<usize> {
+        let open: Vec<usize> = (0..self.conns.len())
+            .filter(|c| !self.conns[*c].gone[0] && !self.conns[*c].gone[1])
+            .collect();
+        (!open.is_empty()).then(|| self.rng.pick(&open))
+    }
+
+    fn link_connects(&mut self, p: &mut Process<'_>, i: usize) {
+        let s = p.slots[i].upstream;
+        if clock::mono() < self.smscs[s].out_until {
+            p.slots[i].bind.idle();
+            return self.reconnect(p, i);
+        }
+        let conn = self.conns.len();
+        self.conns.push(Conn::new(Peer::Smsc(s, i), self.life));
+        self.smsc_connected(s, conn);
+        let link = &mut p.links[i];
+        link.generation += 1;
+        link.since = clock::mono();
+        let up = p.slots[i].bind.connected(link.generation, clock::now());
+        link.up = Some((conn, up));
+        self.serve_link(p, i);
+    }
+
+    /// A client connects to the gateway, if it is there.
+    pub fn open(&mut self, peer: Peer) -> Option<usize> {
+        if !self.up {
+            return None;
+        }
+        let conn = self.conns.len();
+        self.conns.push(Conn::new(peer, self.life));
+        self.accepted.push(conn);
+        Some(conn)
+    }
+
+    /// A peer closes its end.
+    pub fn hang_up(&mut self, conn: usize, _towards: usize) {
+        if std::mem::replace(&mut self.conns[conn].gone[1], true) {
+            return;
+        }
+        if !self.conns[conn].pipes[IN].hole {
+            let at = self.conns[conn].pipes[IN].last_at.max(clock::mono()) + 1;
+            self.at(at, Event::Closed(conn, IN));
+        }
+        self.peer_lost(conn);
+    }
+
+    fn gateway_closes(&mut self, conn: usize) {
+        if std::mem::replace(&mut self.conns[conn].gone[0], true) {
+            return;
+        }
+        self.lost(conn);
+        if !self.conns[conn].pipes[OUT].hole {
+            let at = self.conns[conn].pipes[OUT].last_at.max(clock::mono()) + 1;
+            self.at(at, Event::Closed(conn, OUT));
+        }
+    }
+
+    /// The gateway has lost a connection.
+    fn lost(&mut self, conn: usize) {
+        let now = clock::mono();
+        self.say(|| format!("lost {conn} {:?}", self.conns[conn].peer));
+        for copy in self.oracle.copies.iter_mut().filter(|c| c.conn == conn) {
+            copy.lost.get_or_insert(now);
+        }
+    }
+
+    fn peer_lost(&mut self, conn: usize) {
+        match self.conns[conn].peer {
+            Peer::Client(i) if self.clients[i].conn == Some(conn) => self.client_lost(i),
+            Peer::Client(_) => {}
+            Peer::Smsc(s, _) => self.smsc_lost(s, conn),
+        }
+    }
+
+    fn peer_reads(&mut self, conn: usize, octets: &[u8]) {
+        let pipe = &mut self.conns[conn].pipes[OUT];
+        pipe.in_flight -= octets.len();
+        self.writable.insert(conn);
+        if self.conns[conn].gone[1] {
+            return;
+        }
+        match self.conns[conn].peer {
+            Peer::Client(i) => self.client_reads(i, conn, octets),
+            Peer::Smsc(s, _) => self.smsc_reads(s, conn, octets),
+        }
+    }
+
+    /// A peer reads again.
+    pub fn unread(&mut self, conn: usize, way: usize) {
+        while let Some(octets) = self.conns[conn].pipes[way].unread.pop_front() {
+            self.peer_reads(conn, &octets);
+        }
+    }
+
+    fn room(&self, conn: usize) -> usize {
+        self.plan
+            .pipe
+            .saturating_sub(self.conns[conn].pipes[OUT].in_flight)
+    }
+
+    /// Octets go on their way: in pieces, each later than the one before.
+    pub fn send(&mut self, conn: usize, way: usize, octets: &[u8]) {
+        let mut rest = octets;
+        while !rest.is_empty() {
+            let n = if self.plan.split {
+                self.rng.between(1, 60).min(rest.len() as u64) as usize
+            } else {
+                rest.len()
+            };
+            let (now_sent, later) = rest.split_at(n);
+            rest = later;
+            let delay = self.rng.between(1, self.plan.delay_ms.max(1));
+            let pipe = &mut self.conns[conn].pipes[way];
+            pipe.in_flight += n;
+            pipe.last_at = pipe.last_at.max(clock::mono() + delay);
+            let at = pipe.last_at;
+            if !pipe.hole {
+                self.at(at, Event::Arrive(conn, way, now_sent.to_vec()));
+            }
+        }
+    }
+
+    /// Octets leave the gateway: what they promise must be true now.
+    fn gateway_says(&mut self, conn: usize, octets: &[u8]) {
+        self.oracle.note(&clock::mono().to_le_bytes());
+        self.oracle.note(octets);
+        let batches = self.store.batches();
+        for pdu in self.conns[conn].framers[OUT].feed(octets) {
+            let pdu = raw(&pdu);
+            let (id, sequence) = (pdu.header.command_id, pdu.header.sequence);
+            self.say(|| {
+                let peer = self.conns[conn].peer;
+                let text = String::from_utf8_lossy(pdu.body).replace('\0', " ");
+                format!(
+                    "out {conn} {peer:?} {id} {sequence} {} {text}",
+                    pdu.header.command_status
+                )
+            });
+            let ok = pdu.header.command_status == CommandStatus::ESME_ROK;
+            match (self.conns[conn].peer, id) {
+                (Peer::Client(i), CommandId::SUBMIT_SM_RESP) if ok => {
+                    let text = String::from_utf8_lossy(MessageIdResp::id(pdu.body)).into_owned();
+                    self.oracle.roks.push(Rok {
+                        account: self.clients[i].account,
+                        id: text.parse().unwrap_or(0),
+                        batches,
+                    });
+                }
+                (Peer::Smsc(s, _), CommandId::SUBMIT_SM) => self.submit_leaves(s, conn, sequence, pdu.body),
+                (Peer::Smsc(..), CommandId::DELIVER_SM_RESP) if ok => {
+                    match self.oracle.deliveries.get(&(conn, sequence)).copied() {
+                        Some(r) => {
+                            let first = self.oracle.rcpts[r].answered;
+                            self.oracle.rcpts[r].answered = first.or(Some((batches, clock::mono())));
+                        }
+                        None => self.oracle.wrong.push("I7 an answer to no delivery".into()),
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.send(conn, OUT, octets);
+    }
+
+    fn submit_leaves(&mut self, upstream: usize, conn: usize, sequence: u32, body: &[u8]) {
+        let Ok(sm) = ShortMessage::decode(body) else {
+            return self.oracle.wrong.push("I5 a submit that cannot be read".into());
+        };
+        let text = sm.tlvs.get(Tag::MESSAGE_PAYLOAD).unwrap_or(sm.short_message);
+        let part = if sm.esm_class.udhi() {
+            sm.short_message.get(5).copied().unwrap_or(0)
+        } else {
+            0
+        };
+        let Some(token) = token_of(text) else {
+            return self.oracle.wrong.push("I5 a submit of nobody's".into());
+        };
+        let copy = Copy {
+            token,
+            part,
+            upstream,
+            conn,
+            queued: self.blocked.get(&conn).copied().unwrap_or(clock::mono()),
+            emitted: clock::mono(),
+            life: self.life,
+            taken: false,
+            smsc_id: String::new(),
+            answered: None,
+            lost: None,
+        };
+        self.oracle.copies.push(copy);
+        let n = self.oracle.copies.len() - 1;
+        self.oracle.by_sequence.insert((conn, sequence), n);
+    }
+
+    /// Octets of an SMSC reach the process.
+    fn gateway_hears(&mut self, conn: usize, octets: &[u8]) {
+        for pdu in self.conns[conn].framers[IN].feed(octets) {
+            let pdu = raw(&pdu);
+            self.say(|| {
+                let (h, peer) = (&pdu.header, self.conns[conn].peer);
+                let text = String::from_utf8_lossy(pdu.body).replace('\0', " ");
+                format!(
+                    "in  {conn} {peer:?} {} {} {} {text}",
+                    h.command_id, h.sequence, h.command_status
+                )
+            });
+            let ok = pdu.header.command_status == CommandStatus::ESME_ROK;
+            if pdu.header.command_id == CommandId::SUBMIT_SM_RESP
+                && ok
+                && let Some(copy) = self.oracle.by_sequence.get(&(conn, pdu.header.sequence))
+                && let Some(copy) = self.oracle.copies.get_mut(*copy)
+                && copy.taken
+            {
+                copy.answered.get_or_insert(clock::mono());
+            }
+        }
+    }
+
+    /// Another process has taken the store over while this one still lives: nothing it does may count.
+    fn zombie(&mut self, p: &mut Process<'_>) {
+        self.oracle.fault("zombie");
+        if self.store.clone().acquire().is_err() {
+            return;
+        }
+        let mut shared = self.store.shared();
+        shared.faults.clear();
+        shared.full_until = 0;
+        drop(shared);
+        let before = self.store.batches();
+        let op = Control::Pay(Box::new(Payment {
+            account: AccountId(1),
+            amount: Money(PRICE),
+            provider: "zombie".into(),
+            receipt: format!("Z{}", self.life),
+            ..Payment::default()
+        }));
+        p.gateway.control(op, |_| {});
+        let stopped = (0..3).any(|_| p.engine.turn(Duration::ZERO) == Err(StoreError::Fenced));
+        // What it says now is judged like everything else.
+        self.settle(p);
+        if self.store.batches() > before {
+            self.oracle.wrong.push("I12 a fenced owner has written".into());
+        } else if !stopped {
+            self.oracle.wrong.push("I12 a fenced owner goes on".into());
+        }
+    }
+
+    /// Whether all is done.
+    fn over(&self, p: &Process<'_>) -> bool {
+        self.calm
+            && p.engine.open() == 0
+            && p.gateway.accounts().iter().all(|a| a.outbox.is_empty())
+            && self
+                .clients
+                .iter()
+                .all(|c| c.todo.is_empty() && c.open.is_empty())
+            && self
+                .oracle
+                .rcpts
+                .iter()
+                .all(|r| r.sent == 0 || r.answered.is_some())
+    }
+
+    fn remains(&self, p: &Process<'_>) -> String {
+        let mut outboxes: Vec<u64> = p.gateway.accounts().iter().map(|a| a.outbox.len()).collect();
+        outboxes.sort_unstable();
+        let todo: usize = self.clients.iter().map(|c| c.todo.len()).sum();
+        let open: usize = self.clients.iter().map(|c| c.open.len()).sum();
+        let owed = self
+            .oracle
+            .rcpts
+            .iter()
+            .filter(|r| r.sent > 0 && r.answered.is_none())
+            .count();
+        format!(
+            "{} open messages, outboxes {outboxes:?}, {todo} to submit, {open} submits unanswered, {owed} receipts unanswered",
+            p.engine.open()
+        )
+    }
+}
+
+impl Process<'_> {
+    /// When the process has to be looked at, on the monotonic clock.
+    fn due(&self) -> u64 {
+        let mut first = u64::MAX;
+        for (due, _) in self.sessions.values() {
+            first = first.min(*due);
+        }
+        for link in &self.links {
+            first = first.min(link.due);
+        }
+        if first < u64::MAX {
+            first = first.saturating_add_signed(-clock::offset());
+        }
+        first.min(self.engine_due).min(self.tick_due)
+    }
+}
