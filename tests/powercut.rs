@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use common::process::{Daemon, strace};
-use common::rows::{accepted, on_record, opened_with};
+use common::rows::{accepted, charge, on_record, opened_with};
 use common::{Peer, eventually, message};
 use disk::{Disk, Fate, Model, Rng};
 use rusqlite::Connection;
@@ -283,7 +283,7 @@ fn audit(dir: &Path, told: &Told, ever: &HashSet<u64>) -> Verdict {
     };
     // It goes on: what is written behind the cut is there at the next start, and nothing comes back that was gone.
     let key = MessageKey::new(0, fence.epoch, 0);
-    let batch = Batch {
+    let mut batch = Batch {
         id: BatchId {
             epoch: fence.epoch,
             number: 1,
@@ -291,6 +291,7 @@ fn audit(dir: &Path, told: &Told, ever: &HashSet<u64>) -> Verdict {
         accepted: vec![accepted(key.0, 1_000, b"after the power came back")],
         ..Batch::default()
     };
+    charge(&mut batch, 0);
     let again = store.commit(fence, &batch).map_err(|e| e.to_string());
     drop(store);
     let again = again.and_then(|()| opened_with(options).map_err(|e| e.to_string()));

@@ -278,12 +278,9 @@ pub fn wallet_is(world: &World, account: &str, balance: &str, held: &str) {
 pub fn admin(socket: &PathBuf, method: &str, params: Value) -> Result<Value, String> {
     let mut stream = UnixStream::connect(socket).map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(WAIT)).unwrap();
-    writeln!(
-        stream,
-        "{}",
-        json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-    )
-    .unwrap();
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    // Whoever waits for a daemon asks one that is just ending, too.
+    writeln!(stream, "{request}").map_err(|e| e.to_string())?;
     let mut line = String::new();
     BufReader::new(stream)
         .read_line(&mut line)

@@ -131,10 +131,10 @@ pub struct Effect {
 pub struct Book {
     open: IndexMap<u64, Open, foldhash::fast::FixedState>,
     /// Messages that went, or are to go, to an upstream as one: the leading one, and the others in their order.
-    led: HashMap<u64, Vec<MessageKey>>,
+    led: HashMap<u64, Vec<MessageKey>, foldhash::fast::FixedState>,
     /// Receipt correlation.
     pub correlation: Correlation,
-    terms: HashMap<u32, Terms>,
+    terms: HashMap<u32, Terms, foldhash::fast::FixedState>,
 }
 
 /// Of messages whose tariff is not known: only of releases that kept none.
@@ -554,7 +554,7 @@ fn charged(terms: &Terms, before: Money, after: Money) -> Effect {
 }
 
 /// Charges what has been earned beyond what was charged before.
-fn capture(terms: &HashMap<u32, Terms>, o: &mut Open, earned: Money) -> Effect {
+fn capture(terms: &HashMap<u32, Terms, foldhash::fast::FixedState>, o: &mut Open, earned: Money) -> Effect {
     let effect = charged(
         terms.get(&o.tariff).unwrap_or(&PLAIN),
         o.captured,

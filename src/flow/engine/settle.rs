@@ -94,7 +94,7 @@ impl<S: Store> Engine<S> {
         {
             self.lines_of = LinesOf {
                 policy: Some(Arc::clone(policy)),
-                known: HashMap::new(),
+                known: HashMap::default(),
             };
         }
         if let Some(line) = self.lines_of.known.get(&(route, class)) {
