@@ -480,6 +480,10 @@ fn a_payment_without_a_known_account_waits_in_suspense_until_it_is_assigned() {
     assert!(denied(&world, "wallet.assign", other).contains("E_STATE"));
     let unknown = json!({"account": "beta", "provider": "mpesa", "receipt": "QA9"});
     assert!(denied(&world, "wallet.assign", unknown).contains("E_NOT_FOUND"));
+    // Somebody is called that now: the same payment stays where it went.
+    world.account("acmee", "1", json!({}));
+    let again = json!({"payer_ref": "acmee", "amount": "50", "provider": "mpesa", "receipt": "QA1"});
+    assert_eq!(call(&world, "wallet.topup", again)["account"], "acme");
     // What the payer wrote is a known account: it goes there at once, whatever the case.
     let direct = json!({"payer_ref": " BETA", "amount": "5", "provider": "mpesa", "receipt": "QA2"});
     assert_eq!(call(&world, "wallet.topup", direct)["account"], "beta");

@@ -106,19 +106,6 @@ fn describe(context: &Context, p: &Payment) -> Value {
     })
 }
 
-/// The account that a payer wrote, if there is one: its name or system_id, whatever the case.
-pub(super) fn payer(context: &Context, reference: &str) -> AccountId {
-    let accounts = context.gateway.accounts();
-    let same = |a: &str| a.eq_ignore_ascii_case(reference.trim());
-    accounts
-        .iter()
-        .find(|a| {
-            let spec = a.spec();
-            same(&spec.name) || same(&spec.system_id)
-        })
-        .map_or(AccountId::NONE, |a| a.id)
-}
-
 pub(super) async fn topup(context: &Context, params: Value) -> Result<Value, Fault> {
     let mut p = Params::new(params)?;
     let known = p.has("account");
@@ -141,11 +128,7 @@ pub(super) async fn topup(context: &Context, params: Value) -> Result<Value, Fau
     let note = note(&mut p, "note")?;
     p.done()?;
     let payment = Payment {
-        account: if known {
-            account
-        } else {
-            payer(context, &payer_ref)
-        },
+        account,
         amount,
         provider,
         receipt,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::params::Params;
-use super::payment::{pay, payer, provider_of, receipt_of};
+use super::payment::{pay, provider_of, receipt_of};
 use super::wallet::read;
 use super::{Context, Fault, time};
 use crate::flow::Control;
@@ -191,22 +191,20 @@ pub(super) async fn reconcile(context: &Context, params: Value) -> Result<Value,
     let mut applied = 0u64;
     let mut here = Vec::new();
     for row in missing {
-        let account = payer(context, &row.payer_ref);
-        let name = context
-            .gateway
-            .accounts()
-            .get(account)
+        let accounts = context.gateway.accounts();
+        let name = accounts
+            .by_payer_ref(&row.payer_ref)
             .map(|a| a.spec().name.clone());
         let mut shown = json!({
             "receipt": row.receipt,
             "amount": row.amount.to_string(),
             "payer_ref": row.payer_ref,
             "account": name,
-            "suspense": account == AccountId::NONE,
+            "suspense": name.is_none(),
         });
         if apply {
             let payment = Payment {
-                account,
+                account: AccountId::NONE,
                 amount: row.amount,
                 provider: provider.clone(),
                 receipt: row.receipt.clone(),

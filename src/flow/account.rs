@@ -171,6 +171,16 @@ impl Accounts {
         self.get(*self.by_name.get(name)?)
     }
 
+    /// The account that a payer means: its name or system_id, whatever the case and the blanks around it.
+    #[must_use]
+    pub fn by_payer_ref(&self, reference: &str) -> Option<&Arc<AccountState>> {
+        let same = |a: &str| a.eq_ignore_ascii_case(reference.trim());
+        self.iter().find(|a| {
+            let spec = a.spec();
+            same(&spec.name) || same(&spec.system_id)
+        })
+    }
+
     /// All, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<AccountState>> {
         self.by_id.values()

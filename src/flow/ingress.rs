@@ -327,7 +327,8 @@ pub enum Control {
     ChangeAccount(AccountId, Change),
     /// Changes the prices that an account has of its own, as they are when its turn comes; without any it is left to its tariff.
     ChangePrices(AccountId, PriceChange),
-    /// Books a payment: to its account, or to suspense where that is [`AccountId::NONE`]. An adjustment may be negative.
+    /// Books a payment: to its account, or where that is [`AccountId::NONE`] to the one that its payer wrote, or to suspense. An
+    /// adjustment may be negative.
     Pay(Box<Payment>),
     /// Gives a payment in suspense to an account.
     Assign {

@@ -131,7 +131,7 @@ impl<S: Store> Engine<S> {
             return;
         };
         if let Some(first) = known {
-            // One that came without a known account is the same one after it has been given to somebody.
+            // One that came with the payer's words alone is the same one whoever it went to.
             let same_owner = first.account == payment.account
                 || payment.account == AccountId::NONE && first.payer_ref == payment.payer_ref;
             if first.amount == payment.amount && same_owner {
@@ -143,6 +143,12 @@ impl<S: Store> Engine<S> {
             );
             self.gateway.events.add(now, "topup_conflict", "", what);
             return self.deny(reply, ControlError::IdempotencyConflict);
+        }
+        let mut payment = payment;
+        if payment.account == AccountId::NONE {
+            let accounts = self.gateway.accounts();
+            let meant = accounts.by_payer_ref(&payment.payer_ref);
+            payment.account = meant.map_or(AccountId::NONE, |a| a.id);
         }
         let account = payment.account;
         if account != AccountId::NONE {
