@@ -6,6 +6,8 @@
 //! cargo bench --bench end_to_end -- --windows 1,10,100,500 --seconds 10
 //! cargo bench --bench end_to_end -- --rate 10000
 //! cargo bench --bench end_to_end -- --idle 5000                     memory of idle binds
+//! cargo bench --bench end_to_end -- --relay 1                       the same load through a relay that keeps nothing
+//! cargo bench --bench end_to_end -- --storm 5000                    binds all at once after a restart, over 50 accounts
 //! ```
 
 #![allow(
@@ -23,6 +25,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+#[path = "relay.rs"]
+mod relay;
+
 use smsconnect::smpp::{self, Bind, CommandId, CommandStatus, Npi, Ton};
 
 const SMSCONNECT: &str = env!("CARGO_BIN_EXE_smsconnect");
@@ -35,6 +40,8 @@ struct Plan {
     upstream_binds: u32,
     upstream_window: u32,
     idle: u32,
+    relay: bool,
+    storm: u32,
 }
 
 fn plan() -> Plan {
@@ -46,6 +53,8 @@ fn plan() -> Plan {
         upstream_binds: 4,
         upstream_window: 500,
         idle: 0,
+        relay: false,
+        storm: 0,
     };
     let mut words = std::env::args().skip(1).filter(|w| w != "--bench");
     while let Some(word) = words.next() {
@@ -59,6 +68,8 @@ fn plan() -> Plan {
             "--upstream-binds" => p.upstream_binds = number() as u32,
             "--upstream-window" => p.upstream_window = number() as u32,
             "--idle" => p.idle = number() as u32,
+            "--relay" => p.relay = number() > 0,
+            "--storm" => p.storm = number() as u32,
             other => panic!("{other}: unknown; see the head of benches/end_to_end.rs"),
         }
     }
@@ -205,7 +216,7 @@ fn fdatasync(dir: &Path) -> (f64, f64) {
     (took[100], took[198])
 }
 
-fn run(p: &Plan, window: usize) {
+fn run(p: &Plan, window: usize) -> f64 {
     let world = world(p);
     let (sync50, sync99) = fdatasync(world.dir.path());
     let mut command = Command::new(SMSCONNECT);
@@ -278,38 +289,15 @@ fn run(p: &Plan, window: usize) {
         per(smsc_cpu),
         per(load_cpu)
     );
+    number(&r["per_second"])
 }
 
 /// Binds that do nothing: resident memory each.
 fn idle(p: &Plan) {
     let world = world(p);
     let pid = world.serve.0.id();
-    let bind = |sequence: u32| {
-        let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], world.port))).unwrap();
-        let mut out = Vec::new();
-        let start = smpp::begin(
-            &mut out,
-            CommandId::BIND_TRANSCEIVER,
-            CommandStatus::ESME_ROK,
-            sequence,
-        );
-        Bind {
-            system_id: b"load",
-            password: b"secret1",
-            system_type: b"",
-            interface_version: 0x34,
-            addr_ton: Ton(0),
-            addr_npi: Npi(0),
-            address_range: b"",
-        }
-        .encode_body(&mut out);
-        smpp::finish(&mut out, start);
-        stream.write_all(&out).unwrap();
-        let mut head = [0u8; 16];
-        std::io::Read::read_exact(&mut stream, &mut head).unwrap();
-        assert_eq!(head[8..12], [0; 4], "the bind was refused");
-        stream
-    };
+    let addr = SocketAddr::from(([127, 0, 0, 1], world.port));
+    let bind = |_: u32| connect(addr, "load", "secret1");
     let mut held = vec![bind(1)];
     let before = rss_kib(pid);
     let start = Instant::now();
@@ -326,13 +314,167 @@ fn idle(p: &Plan) {
     );
 }
 
+/// The same load through a relay that keeps nothing: what all that the gateway does on top costs.
+fn relayed(p: &Plan, window: usize) -> f64 {
+    let (port, smsc_port) = (free_port(), free_port());
+    let smsc = Command::new(SMSCONNECT)
+        .args(["smsc", "--listen", &format!("127.0.0.1:{smsc_port}")])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _smsc = Process(smsc);
+    let relay = Command::new(std::env::current_exe().unwrap())
+        .args(["--as-relay", &format!("127.0.0.1:{port} 127.0.0.1:{smsc_port}")])
+        .spawn()
+        .unwrap();
+    let relay = Process(relay);
+    while TcpStream::connect(("127.0.0.1", port)).is_err()
+        || TcpStream::connect(("127.0.0.1", smsc_port)).is_err()
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let out = Command::new(SMSCONNECT)
+        .args(["load", "--system-id", "load", "--password", "secret1", "--json"])
+        .args(["--connect", &format!("127.0.0.1:{port}")])
+        .args(["--binds", &p.binds.to_string(), "--window", &window.to_string()])
+        .args(["--duration-s", &p.seconds.to_string()])
+        .output()
+        .unwrap();
+    let r: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let per_second = r["per_second"].as_f64().unwrap();
+    let cpu: u64 = threads(relay.0.id()).values().sum();
+    println!(
+        "  a relay that keeps nothing {per_second:>10.0} /s, {:.2} us of CPU a message, exactly once {}",
+        cpu as f64 / r["accepted"].as_f64().unwrap().max(1.0),
+        r["exactly_once"]
+    );
+    per_second
+}
+
+/// Binds of 50 accounts all at once, to a gateway that has just been started again: how long until the last is bound, and what a
+/// customer who is bound already notices.
+fn storm(p: &Plan) {
+    let mut world = world(p);
+    let accounts = 50;
+    for n in 0..accounts {
+        let name = format!("a{n}");
+        world.ctl(
+            "account.create",
+            json!({"name": name, "system_id": name, "password": format!("secret{n}")}),
+        );
+    }
+    // Its own start is no part of it.
+    let _gone = (world.serve.0.kill(), world.serve.0.wait());
+    world.serve = Process(
+        Command::new(SMSCONNECT)
+            .args(["serve", "--config"])
+            .arg(world.dir.path().join("c.toml"))
+            .spawn()
+            .unwrap(),
+    );
+    let addr = SocketAddr::from(([127, 0, 0, 1], world.port));
+    while TcpStream::connect(addr).is_err() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut bound = connect(addr, "load", "secret1");
+    let request = |stream: &mut TcpStream, sequence| {
+        let mut out = Vec::new();
+        smpp::put_header_only(
+            &mut out,
+            CommandId::ENQUIRE_LINK,
+            CommandStatus::ESME_ROK,
+            sequence,
+        );
+        let start = Instant::now();
+        stream.write_all(&out).unwrap();
+        std::io::Read::read_exact(stream, &mut [0; 16]).unwrap();
+        start.elapsed()
+    };
+    let total = p.storm;
+    let start = Instant::now();
+    let threads: Vec<_> = (0..8)
+        .map(|t| {
+            std::thread::spawn(move || {
+                let mut held = Vec::new();
+                for n in (t..total).step_by(8) {
+                    let account = n % accounts;
+                    held.push(begin(addr, &format!("a{account}"), &format!("secret{account}")));
+                }
+                held.iter_mut().for_each(answered);
+                held
+            })
+        })
+        .collect();
+    let (mut worst, mut n) = (Duration::ZERO, 0);
+    while threads.iter().any(|t| !t.is_finished()) {
+        n += 1;
+        worst = worst.max(request(&mut bound, n));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let held: usize = threads.into_iter().map(|t| t.join().unwrap().len()).sum();
+    println!(
+        "{held} binds of {accounts} accounts at once after a restart: all bound in {:.2} s; the worst enquire_link of a customer bound \
+         before took {:.0} ms",
+        start.elapsed().as_secs_f64(),
+        worst.as_secs_f64() * 1e3
+    );
+}
+
+/// Connects and asks to bind.
+fn begin(addr: SocketAddr, system_id: &str, password: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let mut out = Vec::new();
+    let start = smpp::begin(&mut out, CommandId::BIND_TRANSCEIVER, CommandStatus::ESME_ROK, 1);
+    Bind {
+        system_id: system_id.as_bytes(),
+        password: password.as_bytes(),
+        system_type: b"",
+        interface_version: 0x34,
+        addr_ton: Ton(0),
+        addr_npi: Npi(0),
+        address_range: b"",
+    }
+    .encode_body(&mut out);
+    smpp::finish(&mut out, start);
+    stream.write_all(&out).unwrap();
+    stream
+}
+
+/// The bind's answer is that it is bound.
+fn answered(stream: &mut TcpStream) {
+    let mut head = [0u8; 16];
+    std::io::Read::read_exact(stream, &mut head).unwrap();
+    assert_eq!(head[8..12], [0; 4], "the bind was refused");
+    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    std::io::Read::read_exact(stream, &mut vec![0; length - 16]).unwrap();
+}
+
+fn connect(addr: SocketAddr, system_id: &str, password: &str) -> TcpStream {
+    let mut stream = begin(addr, system_id, password);
+    answered(&mut stream);
+    stream
+}
+
 fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [as_relay, addresses] = words.as_slice()
+        && as_relay == "--as-relay"
+    {
+        let (listen, smsc) = addresses.split_once(' ').unwrap();
+        return relay::run(&TcpListener::bind(listen).unwrap(), smsc.parse().unwrap());
+    }
     let p = plan();
     if p.idle > 1 {
         idle(&p);
+    } else if p.storm > 0 {
+        storm(&p);
     } else {
         for window in &p.windows {
-            run(&p, *window);
+            let gateway = run(&p, *window);
+            if p.relay {
+                let relay = relayed(&p, *window);
+                println!("  the gateway reaches {:.2} of it", gateway / relay);
+            }
         }
     }
 }
