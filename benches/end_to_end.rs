@@ -185,12 +185,21 @@ fn threads(pid: u32) -> BTreeMap<String, u64> {
             continue;
         };
         let (open, close) = (stat.find('(').unwrap(), stat.rfind(')').unwrap());
-        let fields: Vec<&str> = stat[close + 2..].split(' ').collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        // Clock ticks are a hundredth of a second on Linux.
-        *out.entry(stat[open + 1..close].to_string()).or_insert(0) += ticks * 10_000;
+        *out.entry(stat[open + 1..close].to_string()).or_insert(0) += cpu_of(&stat);
     }
     out
+}
+
+/// CPU microseconds of a process, threads that have ended included.
+fn process_cpu(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    cpu_of(&stat)
+}
+
+/// User and system time of a stat line, microseconds. Clock ticks are a hundredth of a second on Linux.
+fn cpu_of(stat: &str) -> u64 {
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+    (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10_000
 }
 
 fn rss_kib(pid: u32) -> u64 {
@@ -342,7 +351,7 @@ fn relayed(p: &Plan, window: usize) -> f64 {
         .unwrap();
     let r: Value = serde_json::from_slice(&out.stdout).unwrap();
     let per_second = r["per_second"].as_f64().unwrap();
-    let cpu: u64 = threads(relay.0.id()).values().sum();
+    let cpu = process_cpu(relay.0.id());
     println!(
         "  a relay that keeps nothing {per_second:>10.0} /s, {:.2} us of CPU a message, exactly once {}",
         cpu as f64 / r["accepted"].as_f64().unwrap().max(1.0),
