@@ -915,6 +915,20 @@ fn a_quota_of_segments_holds_for_the_day_through_a_restart() {
     world.reconciles();
 }
 
+#[test]
+fn a_submit_that_is_refused_for_lack_of_money_uses_up_no_quota() {
+    let (world, _script) = scripted(|_| {});
+    world.account("small", "0.80", json!({"quota_day": 2}));
+    let mut p = world.bound("small");
+    assert_eq!(p.submit(&message(b"x")).status, ROK);
+    for _ in 0..3 {
+        assert_eq!(p.submit(&message(b"x")).status, NO_BALANCE);
+    }
+    pay(&world, "small", "10", "QH1");
+    assert_eq!(p.submit(&message(b"x")).status, ROK);
+    assert_eq!(p.submit(&message(b"x")).status, CommandStatus::ESME_RTHROTTLED);
+}
+
 // The proof.
 
 #[test]
