@@ -178,9 +178,11 @@ impl Message {
     pub fn new(parts: &Parts<'_>) -> Message {
         let cut = |field: &'_ [u8]| field.len().min(FIELD_MAX);
         let (source, dest, service) = (cut(parts.source), cut(parts.dest), cut(parts.service_type));
-        let mut out =
-            Vec::with_capacity(HEAD + 1 + source + dest + service + parts.text.len() + parts.tlvs.len());
         let extended = if parts.sibling > 0 { EXTENDED } else { 0 };
+        let head = HEAD + usize::from(extended >> 7);
+        // To the octet: a box of another size would be a second allocation.
+        let mut out =
+            Vec::with_capacity(head + source + dest + service + parts.text.len() + parts.tlvs.len());
         let f = &parts.flags;
         out.extend_from_slice(&[
             f.source_ton,
@@ -322,7 +324,8 @@ impl Stub {
         let text = text.get(..RECEIPT_TEXT.min(text.len())).unwrap_or(&[]);
         let (source, dest) = (parts.source.len().min(FIELD_MAX), parts.dest.len().min(FIELD_MAX));
         let extended = if parts.sibling > 0 { EXTENDED } else { 0 };
-        let mut out = Vec::with_capacity(STUB_HEAD + 1 + source + dest + text.len());
+        let head = STUB_HEAD + usize::from(extended >> 7);
+        let mut out = Vec::with_capacity(head + source + dest + text.len());
         let f = &parts.flags;
         let notify = if f.registered_delivery & INTERMEDIATE != 0 {
             NOTIFY
