@@ -15,6 +15,7 @@ use crate::clock;
 use crate::domain::account::{Alphabet, DeliverAs};
 use crate::flow::{AccountState, Admitted, Input, Mailbox, OutItem, SessionInfo, SessionKind, ToCustomer};
 use crate::ids::{AccountId, Pos, SessionId};
+use crate::kill;
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers};
 use crate::smpp::{self, BindResp, CommandId, CommandStatus, MAX_PDU_DEFAULT, Tag, Tlvs};
 use crate::wire::{Connection, Read};
@@ -149,14 +150,14 @@ impl Customer {
             if conn.pending() >= OUT_HIGH {
                 conn.hold(now);
             }
-            logic.letters(&mut conn.out);
+            let acknowledged = logic.letters(&mut conn.out);
             if let Some(request) = logic.bind.take() {
                 let certificate = conn.peer_certificate().map(tls::fingerprint);
                 logic.check_bind(request, certificate, &mut conn.out).await;
                 conn.feed(&[], now, |out, octets| logic.consume(out, octets, now));
                 logic.hand_over();
             }
-            logic.deliver(conn.pending(), &mut conn.out, now);
+            let delivering = logic.deliver(conn.pending(), &mut conn.out, now);
             logic.timers(conn.partial_since(), &mut conn.out, now);
             if logic.shared.stop.is_cancelled() && !logic.stopping {
                 logic.stopping = true;
@@ -171,6 +172,12 @@ impl Customer {
             logic.pdus.flush();
             if conn.flush().is_err() {
                 return logic.session.close(Cause::PeerClosed);
+            }
+            if acknowledged {
+                kill::point("admit.after_ack");
+            }
+            if delivering {
+                kill::point("deliver.after_write");
             }
             if let State::Closed(cause) = logic.session.state() {
                 return cause;
@@ -416,10 +423,10 @@ impl Logic {
         self.session.refuse(status, out);
     }
 
-    /// Sends receipts and inbound messages while the window and the peer allow.
-    fn deliver(&mut self, pending: usize, out: &mut Vec<u8>, now: u64) {
+    /// Sends receipts and inbound messages while the window and the peer allow; whether there were any.
+    fn deliver(&mut self, pending: usize, out: &mut Vec<u8>, now: u64) -> bool {
         let Some(bound) = self.bound.as_ref().filter(|b| b.kind.receives()) else {
-            return;
+            return false;
         };
         if now >= self.quiet_until_ms {
             self.quiet_until_ms = 0;
@@ -427,9 +434,10 @@ impl Logic {
         let free = self.session.free();
         if free == 0 || pending > OUT_DELIVER || self.stopping || self.quiet_until_ms > 0 {
             bound.account.outbox.pass();
-            return;
+            return false;
         }
         bound.account.outbox.take(self.id, free, &mut self.items);
+        let any = !self.items.is_empty();
         let mut back = Vec::new();
         let spec = bound.account.spec();
         let data = spec.deliver_as == DeliverAs::DataSm;
@@ -461,6 +469,7 @@ impl Logic {
         if !back.is_empty() {
             bound.account.outbox.give_back(back.into_iter());
         }
+        any
     }
 
     /// The customer has answered a delivery.

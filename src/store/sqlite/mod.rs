@@ -19,6 +19,7 @@ use super::{
     AccountId, Batch, BatchId, Fence, Message, MessageKey, OutboxRow, Owned, Pos, Progress, Record, Store,
     StoreError, Topup, UpstreamId,
 };
+use crate::kill;
 pub use open::OpenError;
 pub use read::{Check, Line, Reader, Stored};
 
@@ -304,7 +305,9 @@ impl Store for SqliteStore {
             return Ok(());
         }
         let cut = pages > self.truncate_at;
+        kill::point("checkpoint.before");
         let done = self.move_log(cut);
+        kill::point("checkpoint.after");
         if cut {
             self.truncate_at = pages + TRUNCATE_AGAIN;
         }
