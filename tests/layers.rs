@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     (
         "store",
         &["domain", "ids", "money"],
-        &["rusqlite", "nix", "thiserror", "tracing"],
+        &["rusqlite", "nix", "ring", "thiserror", "tracing"],
     ),
     (
         "flow",
@@ -89,7 +89,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "cli",
-        &["config", "tools", "daemon"],
+        &["config", "tools", "daemon", "clock"],
         &[
             "clap",
             "comfy_table",

@@ -1,10 +1,12 @@
 //! SQLite as the store: WAL, one write connection, group commit, append-only journal tables cut into segments.
 
+mod backup;
 mod open;
 mod read;
 mod recover;
 mod schema;
 mod seal;
+mod verify;
 mod write;
 
 use std::collections::HashMap;
@@ -20,8 +22,10 @@ use super::{
     StoreError, Topup, UpstreamId,
 };
 use crate::kill;
+pub use backup::{BackupError, backup};
 pub use open::OpenError;
 pub use read::{Check, Line, Reader, Stored};
+pub use verify::{FAULTS_MAX, Report, verify};
 
 /// How the store is set up.
 #[derive(Clone, Debug)]
@@ -207,13 +211,22 @@ fn epoch_above(conn: &Connection, lock: &open::Lock, options: &Options) -> Resul
         what,
     };
     let noted = lock.epoch().map_err(|e| io(e.to_string()))?;
-    let stored: u32 = conn
-        .query_row("SELECT epoch FROM node WHERE shard = 0", [], |r| r.get(0))
+    let (stored, running): (u32, i64) = conn
+        .query_row("SELECT epoch, running FROM node WHERE shard = 0", [], |r| {
+            Ok((r.get(0)?, r.get(1)?))
+        })
         .map_err(|e| io(e.to_string()))?;
-    if noted > stored && !options.accept_older {
+    // A copy says of itself that it is one: whoever put it here knows that it is older.
+    if noted > stored && running != schema::COPY && !options.accept_older {
         return Err(OpenError::Older(options.path.clone()));
     }
     Ok(noted.max(stored))
+}
+
+/// Octets that an ordinary user can still write in a folder; `None` if the system cannot tell.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
 }
 
 /// Which of our kinds an SQLite error is.
@@ -352,8 +365,7 @@ impl Store for SqliteStore {
             .parent()
             .filter(|p| !p.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-        Some((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
+        free_bytes(folder)
     }
 
     fn release(&mut self, fence: Fence) -> Result<(), StoreError> {

@@ -15,7 +15,7 @@ use crate::store::Topup;
 /// A read-only connection. Opening one per request costs a fraction of a millisecond and never stalls the writer.
 #[derive(Debug)]
 pub struct Reader {
-    conn: Connection,
+    pub(super) conn: Connection,
 }
 
 /// A message as the store knows it.
@@ -40,6 +40,9 @@ pub struct Stored {
     /// Its addresses.
     pub stub: Stub,
 }
+
+/// Account → messages and what they have cost.
+pub(super) type Cost = std::collections::BTreeMap<u32, (u64, i64)>;
 
 /// Sums over the whole store, for `wallet.check`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -283,12 +286,13 @@ impl Reader {
     /// Any [`StoreError`].
     pub fn check(&self) -> Result<Check, StoreError> {
         self.conn.execute_batch("BEGIN").map_err(fault)?;
-        let result = self.check_inner().map_err(fault);
+        let result = self.sums().map_err(fault);
         self.conn.execute_batch("COMMIT").map_err(fault)?;
         result
     }
 
-    fn check_inner(&self) -> rusqlite::Result<Check> {
+    /// See [`Reader::check`].
+    pub(super) fn sums(&self) -> rusqlite::Result<Check> {
         let mut check = Check::default();
         let mut stmt = self.conn.prepare(
             "SELECT w.account, w.balance, COALESCE(SUM(CASE WHEN l.credit = 'wallet' THEN l.amount ELSE 0 END
@@ -325,22 +329,51 @@ impl Reader {
                 ));
             }
         }
+        for (account, charged) in charges.into_iter().filter(|(_, charged)| *charged != 0) {
+            check.faults.push(format!(
+                "account {account}: {} was charged and it has no messages",
+                Money(charged)
+            ));
+        }
         Ok(check)
     }
 
+    /// Per account: messages of sealed segments, those that are gone too, and what they have cost.
+    pub(super) fn closed_cost(&self) -> rusqlite::Result<Cost> {
+        let mut sums = Cost::new();
+        let sealed: Vec<i64> = self
+            .conn
+            .prepare("SELECT number FROM segment WHERE state = 2")?
+            .query_map([], |r| r.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for n in &sealed {
+            self.add_cost(
+                &mut sums,
+                &format!("SELECT account, COUNT(*), SUM(charged) FROM closed_{n} GROUP BY account"),
+            )?;
+        }
+        self.add_cost(
+            &mut sums,
+            "SELECT account, SUM(count), SUM(charged) FROM segment_total
+             WHERE segment NOT IN (SELECT number FROM segment) GROUP BY account",
+        )?;
+        Ok(sums)
+    }
+
+    fn add_cost(&self, sums: &mut Cost, sql: &str) -> rusqlite::Result<()> {
+        let mut stmt = self.conn.prepare(sql)?;
+        let mut rows = stmt.query([])?;
+        while let Some(r) = rows.next()? {
+            let slot = sums.entry(r.get(0)?).or_default();
+            slot.0 += r.get::<_, i64>(1)? as u64;
+            slot.1 = slot.1.saturating_add(r.get::<_, i64>(2)?);
+        }
+        Ok(())
+    }
+
     /// Per account: messages on record and what they have cost so far.
-    fn messages_cost(&self) -> rusqlite::Result<std::collections::BTreeMap<u32, (u64, i64)>> {
-        let mut sums: std::collections::BTreeMap<u32, (u64, i64)> = std::collections::BTreeMap::new();
-        let mut add = |sql: &str| -> rusqlite::Result<()> {
-            let mut stmt = self.conn.prepare(sql)?;
-            let mut rows = stmt.query([])?;
-            while let Some(r) = rows.next()? {
-                let slot = sums.entry(r.get(0)?).or_default();
-                slot.0 += r.get::<_, i64>(1)? as u64;
-                slot.1 += r.get::<_, i64>(2)?;
-            }
-            Ok(())
-        };
+    pub(super) fn messages_cost(&self) -> rusqlite::Result<Cost> {
+        let mut sums = self.closed_cost()?;
         let journals = recover::journals(&self.conn)?;
         let union = |table: &str, columns: &str| {
             journals
@@ -349,24 +382,12 @@ impl Reader {
                 .collect::<Vec<_>>()
                 .join(" UNION ALL ")
         };
-        let sealed: Vec<i64> = self
-            .conn
-            .prepare("SELECT number FROM segment WHERE state = 2")?
-            .query_map([], |r| r.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
-        for n in &sealed {
-            add(&format!(
-                "SELECT account, COUNT(*), SUM(charged) FROM closed_{n} GROUP BY account"
-            ))?;
-        }
-        add("SELECT account, SUM(count), SUM(charged) FROM segment_total
-             WHERE segment NOT IN (SELECT number FROM segment) GROUP BY account")?;
         // Messages still in a journal or carried: what their events have charged. A message sent in parts is charged for each
         // part that was taken. A key may stand in both while a segment is being sealed, hence the UNION.
         let accepted = union("accepted", "key, account, price, terms");
         let finals = union("final", "key, charged");
         let sent = union("sent", "key, part");
-        add(&format!(
+        let journal = format!(
             "WITH a AS (SELECT key, account, price, terms FROM carried UNION {accepted}),
                   f AS (SELECT key, charged FROM ({finals}) GROUP BY key),
                   s AS (SELECT key, COUNT(DISTINCT part) AS parts, MIN(part) AS first, MAX(part) >> 8 AS total FROM
@@ -379,7 +400,8 @@ impl Reader {
                  ELSE 0 END)
              FROM a LEFT JOIN f ON f.key = a.key LEFT JOIN s ON s.key = a.key
              GROUP BY a.account"
-        ))?;
+        );
+        self.add_cost(&mut sums, &journal)?;
         Ok(sums)
     }
 }
