@@ -48,6 +48,13 @@ impl Report {
             _ => {}
         }
     }
+
+    /// A part that could not be read to its end.
+    fn unread(&mut self, what: &str, done: Result<(), StoreError>) {
+        if let Err(error) = done {
+            self.fault(format!("{what}: {error}"));
+        }
+    }
 }
 
 /// Whether a file is a store of this program, by its header.
@@ -88,33 +95,23 @@ pub fn verify(path: &Path) -> Result<Report, OpenError> {
         report.fault("the file is not what it was when the copy was made: its checksum differs".into());
     }
     let conn = &reader.conn;
-    let mut check = |what: &str, done: Result<(), StoreError>| {
-        if let Err(error) = done {
-            report.fault(format!("{what}: {error}"));
-        }
-    };
     // In damaged files one part may be unreadable and the next not: all are looked at.
-    let mut found = Report::default();
-    check("structure", structure(conn, &mut found).map_err(super::fault));
+    let done = structure(conn, &mut report).map_err(super::fault);
+    report.unread("structure", done);
     // The rest sees one moment.
     let begun = conn.execute_batch("BEGIN").map_err(super::fault);
-    check(
-        "ledger",
-        begun.and_then(|()| ledger(conn, &mut found).map_err(super::fault)),
-    );
-    check("journal", journal(&reader, &mut found));
-    check("segments", segments(conn, &mut found).map_err(super::fault));
-    check("keys", keys(conn, &mut found).map_err(super::fault));
+    report.unread("structure", begun);
+    let done = ledger(conn, &mut report).map_err(super::fault);
+    report.unread("ledger", done);
+    let done = journal(&reader, &mut report);
+    report.unread("journal", done);
+    let done = segments(conn, &mut report).map_err(super::fault);
+    report.unread("segments", done);
+    let done = keys(conn, &mut report).map_err(super::fault);
+    report.unread("keys", done);
+    // Read-only: there is nothing to lose.
     let _ended = conn.execute_batch("COMMIT");
-    for fault in std::mem::take(&mut found.faults) {
-        report.fault(fault);
-    }
-    Ok(Report {
-        faults: report.faults,
-        as_made: report.as_made,
-        bytes: report.bytes,
-        ..found
-    })
+    Ok(report)
 }
 
 fn one(conn: &Connection, sql: &str) -> rusqlite::Result<i64> {
@@ -130,6 +127,10 @@ fn structure(conn: &Connection, report: &mut Report) -> rusqlite::Result<()> {
     let ours = schema::MIGRATIONS.len() as i64;
     if version != ours {
         report.fault(format!("its schema is {version}, this release reads {ours}"));
+    }
+    let page = one(conn, "PRAGMA page_size")?.unsigned_abs();
+    if page == 0 || !report.bytes.is_multiple_of(page) {
+        report.fault("structure: its last page is cut off".into());
     }
     let lines: Vec<String> = conn
         .prepare(&format!("PRAGMA integrity_check({FAULTS_MAX})"))?
