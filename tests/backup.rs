@@ -566,3 +566,93 @@ fn nothing_is_overwritten_and_nothing_but_a_store_is_copied() {
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(whole(&new).accounts, 1);
 }
+
+/// The commands in the fenced blocks of a section of docs/restore.md.
+fn commands(section: &str) -> String {
+    let text = include_str!("../docs/restore.md");
+    let (_, rest) = text.split_once(&format!("\n## {section}\n")).unwrap();
+    let (section, _) = rest.split_once("\n## ").unwrap();
+    let (_, block) = section.split_once("```sh\n").unwrap();
+    block.split_once("```").unwrap().0.to_string()
+}
+
+#[test]
+fn the_page_on_backup_and_restore_is_followed_to_the_letter() {
+    let runtime = runtime();
+    let smsc = simulator(&runtime);
+    let mut daemon = Daemon::new(smsc.addr());
+    daemon.start();
+    daemon.account("acme");
+    let first = daemon
+        .bound("acme")
+        .submit(&message(b"before the backup"))
+        .message_id();
+    daemon.settled();
+    // The machine of the page in a folder: its paths, its service manager, its user.
+    let (root, bin) = (daemon.path("root"), daemon.path("bin"));
+    for folder in [&bin, &root.join("etc"), &root.join("lib"), &root.join("backups")] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    let script = |name: &str, text: &str| {
+        let path = bin.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let real = env!("CARGO_BIN_EXE_smsconnect");
+    script("smsconnect", &format!("exec {real} \"$@\""));
+    script("chown", "exit 0");
+    script(
+        "systemctl",
+        &format!("echo \"$1 $2\" >> {}", bin.join("asked").display()),
+    );
+    let run = |text: &str| {
+        let text = text
+            .replace("/etc/smsconnect", &root.join("etc").display().to_string())
+            .replace("/var/lib/smsconnect", &root.join("lib").display().to_string())
+            .replace(
+                "/var/backups/smsconnect",
+                &root.join("backups").display().to_string(),
+            );
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let output = Command::new("sh")
+            .args(["-e", "-c", &text])
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{text}: {}", said(&output));
+    };
+    // The daemon's folder is that of the page.
+    daemon.stop();
+    let config = std::fs::read_to_string(daemon.path("c.toml")).unwrap();
+    let store = root.join("lib/smsconnect.db");
+    std::fs::rename(daemon.path("gateway.db"), &store).unwrap();
+    let config = config.replace("\"gateway.db\"", &format!("{:?}", store.display().to_string()));
+    std::fs::write(daemon.path("c.toml"), &config).unwrap();
+    let config = config.replace("admin.sock", &daemon.path("admin.sock").display().to_string());
+    std::fs::write(root.join("etc/smsconnect.toml"), config).unwrap();
+    daemon.start();
+    run(&commands("Backup"));
+    let second = daemon.bound("acme").submit(&message(b"after it")).message_id();
+    daemon.settled();
+
+    // Stop comes first among what changes anything, start last.
+    let restore = commands("Restore");
+    let (before, rest) = restore.split_once("systemctl stop smsconnect\n").unwrap();
+    run(before);
+    daemon.stop();
+    run(&format!("systemctl stop smsconnect\n{rest}"));
+    let asked = std::fs::read_to_string(bin.join("asked")).unwrap();
+    assert_eq!(asked, "stop smsconnect\nstart smsconnect\n");
+    assert!(rest.trim_end().ends_with("systemctl start smsconnect"));
+    daemon.start();
+    let shown = daemon.admin("message.show", json!({"id": first}));
+    assert_eq!(shown["state"], "DELIVRD", "{shown}");
+    let gone = common::admin(&daemon.path("admin.sock"), "message.show", json!({"id": second}));
+    assert!(gone.is_err(), "{gone:?}");
+    let wallet = daemon.admin("wallet.show", json!({"account": "acme"}));
+    assert_eq!(wallet["balance"], "99999.20", "that of the copy: {wallet}");
+    let third = daemon.bound("acme").submit(&message(b"on the copy")).message_id();
+    assert!(key(&third) > key(&second), "{third} after {second}");
+    daemon.settled();
+    assert!(root.join("lib/before/smsconnect.db").exists());
+}
