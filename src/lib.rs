@@ -13,6 +13,8 @@
 //! 6. [`wire`], [`net`] – sockets and tasks; the only translator between SMPP and the gateway's own words.
 //! 7. [`admin`] – the control plane over a Unix socket. [`config`], [`metrics`] beside it.
 //! 8. [`daemon`], [`cli`], [`tools`] – the process, the command line, simulator and load generator.
+//!
+//! [`kill`] stands outside: points of the path at which tests kill the process; empty in release builds.
 
 pub mod admin;
 pub mod cli;
@@ -22,6 +24,7 @@ pub mod daemon;
 pub mod domain;
 pub mod flow;
 pub mod ids;
+pub mod kill;
 pub mod metrics;
 pub mod money;
 pub mod net;

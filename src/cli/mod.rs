@@ -1,8 +1,10 @@
 //! The command line: what was typed becomes options; nothing behind this sees a raw string.
 
+mod backup;
 mod ctl;
 mod load;
 mod smsc;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +53,10 @@ enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Copy the store while the gateway runs
+    Backup(backup::BackupArgs),
+    /// Prove a store or a copy of it whole
+    Verify(verify::VerifyArgs),
     /// See the main job on this machine: simulator, gateway and two customers
     #[command(
         after_help = "Example:\n  smsconnect demo --messages 100000 --exit\n\nExit code 1 if anything does not reconcile."
@@ -137,6 +143,8 @@ pub fn run() -> ExitCode {
             }
             Err(code) => code,
         },
+        Command::Backup(args) => backup::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Demo(a) => daemon::demo::run(&daemon::demo::DemoOptions {
             messages: a.messages,
             rate: a.rate,

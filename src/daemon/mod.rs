@@ -22,6 +22,8 @@ use crate::metrics::{RECEIPT_SECONDS, ROWS, SECONDS};
 use crate::net::Net;
 use crate::store::StoreError;
 use crate::store::sqlite::{Options, SqliteStore};
+/// What can be done with a store from outside, whether a daemon has it or not.
+pub use crate::store::sqlite::{Report, backup, verify};
 
 /// A gateway that runs within this process.
 pub struct Running {

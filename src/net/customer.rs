@@ -15,6 +15,7 @@ use crate::clock;
 use crate::domain::account::{Alphabet, DeliverAs};
 use crate::flow::{AccountState, Admitted, Input, Mailbox, OutItem, SessionInfo, SessionKind, ToCustomer};
 use crate::ids::{AccountId, Pos, SessionId};
+use crate::kill;
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers};
 use crate::smpp::{self, BindResp, CommandId, CommandStatus, MAX_PDU_DEFAULT, Tag, Tlvs};
 use crate::wire::{Connection, Read};
@@ -119,7 +120,7 @@ impl Customer {
             if conn.pending() >= OUT_HIGH {
                 conn.hold(now);
             }
-            logic.letters(&mut conn.out);
+            let acknowledged = logic.letters(&mut conn.out);
             if let Some(request) = logic.bind.take() {
                 let certificate = conn.peer_certificate().map(tls::fingerprint);
                 let checked = logic.check_bind(&request, certificate).await;
@@ -127,11 +128,17 @@ impl Customer {
                 conn.feed(&[], now, |out, octets| logic.consume(out, octets, now));
                 logic.hand_over();
             }
-            logic.turn(conn, now);
+            let delivering = logic.turn(conn, now);
             logic.pdus.written(&conn.out, conn.written());
             logic.pdus.flush();
             if conn.flush().is_err() {
                 return logic.session.close(Cause::PeerClosed);
+            }
+            if acknowledged {
+                kill::point("admit.after_ack");
+            }
+            if delivering {
+                kill::point("deliver.after_write");
             }
             if let State::Closed(cause) = logic.session.state() {
                 return cause;
@@ -323,8 +330,8 @@ impl Logic {
     }
 
     /// Deliveries, timers and the end: what follows whenever something was read, a letter came or the time has.
-    pub(super) fn turn<S>(&mut self, conn: &mut Connection<S>, now: u64) {
-        self.deliver(conn.pending(), &mut conn.out, now);
+    pub(super) fn turn<S>(&mut self, conn: &mut Connection<S>, now: u64) -> bool {
+        let delivering = self.deliver(conn.pending(), &mut conn.out, now);
         self.timers(conn.partial_since(), &mut conn.out, now);
         if self.shared.stop.is_cancelled() && !self.stopping {
             self.stopping = true;
@@ -335,6 +342,7 @@ impl Logic {
                 self.session.unbind(now, &mut conn.out);
             }
         }
+        delivering
     }
 
     async fn check_bind(
@@ -437,10 +445,10 @@ impl Logic {
         self.session.refuse(status, out);
     }
 
-    /// Sends receipts and inbound messages while the window and the peer allow.
-    fn deliver(&mut self, pending: usize, out: &mut Vec<u8>, now: u64) {
+    /// Sends receipts and inbound messages while the window and the peer allow; whether there were any.
+    fn deliver(&mut self, pending: usize, out: &mut Vec<u8>, now: u64) -> bool {
         let Some(bound) = self.bound.as_ref().filter(|b| b.kind.receives()) else {
-            return;
+            return false;
         };
         if now >= self.quiet_until_ms {
             self.quiet_until_ms = 0;
@@ -448,9 +456,10 @@ impl Logic {
         let free = self.session.free();
         if free == 0 || pending > OUT_DELIVER || self.stopping || self.quiet_until_ms > 0 {
             bound.account.outbox.pass();
-            return;
+            return false;
         }
         bound.account.outbox.take(self.id, free, &mut self.items);
+        let any = !self.items.is_empty();
         let mut back = Vec::new();
         let spec = bound.account.spec();
         let data = spec.deliver_as == DeliverAs::DataSm;
@@ -482,6 +491,7 @@ impl Logic {
         if !back.is_empty() {
             bound.account.outbox.give_back(back.into_iter());
         }
+        any
     }
 
     /// The customer has answered a delivery.

@@ -325,13 +325,14 @@ impl Logic {
         self.ask(sequence, tag::REPLACE_SM, operation)
     }
 
-    /// Answers what the engine has put on record.
-    pub(super) fn letters(&mut self, out: &mut Vec<u8>) {
+    /// Answers what the engine has put on record; whether a message was acknowledged.
+    pub(super) fn letters(&mut self, out: &mut Vec<u8>) -> bool {
         let mut letters = std::mem::take(&mut self.letters);
         self.mailbox.take(&mut letters);
         let submits = |l: &ToCustomer| matches!(l, ToCustomer::Accepted(..) | ToCustomer::Refused(..));
         let alerts = |l: &ToCustomer| matches!(l, ToCustomer::Alert(_));
         let answers = letters.iter().filter(|l| !alerts(l)).count();
+        let acknowledged = letters.iter().any(|l| matches!(l, ToCustomer::Accepted(..)));
         self.unanswered = self.unanswered.saturating_sub(answers);
         self.measure(letters.iter().filter(|l| submits(l)).count());
         let mut digits = itoa::Buffer::new();
@@ -352,6 +353,7 @@ impl Logic {
         if letters.capacity() <= 256 {
             self.letters = letters;
         }
+        acknowledged
     }
 
     fn accepted(&mut self, ticket: Ticket, id: &[u8], out: &mut Vec<u8>) {

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::domain::message::{Message, Piece};
 use crate::flow::{Gateway, Input, Mailbox, Outgoing, ToUpstream, UpEvent, Upstream};
 use crate::ids::MessageKey;
+use crate::kill;
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers, response_to};
 use crate::smpp::{
     self, Bind, CommandId, CommandStatus, DataSm, MAX_PDU_DEFAULT, MessageIdResp, Npi, ShortMessage, Ton,
@@ -383,8 +384,12 @@ impl Served<'_> {
         loop {
             self.pdus.written(&conn.out, conn.written());
             self.pdus.flush();
+            let before = conn.flushed;
             if conn.flush().is_err() {
                 return self.session.close(Cause::PeerClosed);
+            }
+            if conn.flushed > before && self.session.outstanding() > 0 {
+                kill::point("upstream.after_write");
             }
             if let State::Closed(cause) = self.session.state() {
                 return cause;
@@ -529,6 +534,7 @@ impl Served<'_> {
         }
         match status {
             CommandStatus::ESME_ROK => {
+                kill::point("upstream.after_response");
                 upstream.sent.fetch_add(1, Ordering::Relaxed);
                 // A response without a readable id is still an acceptance; its receipt cannot be matched.
                 let id = MessageIdResp::id(body);

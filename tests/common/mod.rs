@@ -133,6 +133,10 @@ impl World {
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             self.runtime.block_on(running.stop());
+            // Whatever the test was about: what is left is whole.
+            if !std::thread::panicking() {
+                self.whole();
+            }
         }
     }
 
@@ -176,10 +180,16 @@ impl World {
         )
     }
 
-    /// The ledger, the wallets and the messages agree.
+    /// The ledger, the wallets and the messages agree, and the store is whole.
     pub fn reconciles(&self) {
         let check = self.admin("wallet.check", json!({})).unwrap();
         assert_eq!(check["ok"], true, "{check}");
+        self.whole();
+    }
+
+    fn whole(&self) {
+        let report = smsconnect::store::sqlite::verify(&self.config.store.path).unwrap();
+        assert_eq!(report.faults, Vec::<String>::new());
     }
 
     /// A counter of `stats.show`.

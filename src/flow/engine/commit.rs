@@ -10,9 +10,10 @@ use super::{DIRTY_MS, Engine};
 use crate::domain::message::Piece;
 use crate::domain::outcome::ChargeOn;
 use crate::domain::reject::Reject;
-use crate::flow::ingress::{ControlError, ControlReply, Outcome, Ticket, ToCustomer};
+use crate::flow::ingress::{ControlError, ControlReply, Outcome, Ticket, ToCustomer, ToUpstream};
 use crate::flow::lane::Outgoing;
 use crate::ids::{AccountId, MessageKey};
+use crate::kill;
 use crate::money::Money;
 use crate::store::{Store, StoreError};
 
@@ -27,10 +28,21 @@ impl<S: Store> Engine<S> {
         }
         if !self.batch.is_empty() {
             self.close_batch();
+            self.kill_point("admit.before_commit", "topup.before_commit");
             self.write()?;
+            self.kill_point("admit.after_commit", "topup.after_commit");
         }
         self.release();
         Ok(())
+    }
+
+    fn kill_point(&self, admit: &'static str, topup: &'static str) {
+        if !self.batch.accepted.is_empty() {
+            kill::point(admit);
+        }
+        if !self.batch.payments.is_empty() {
+            kill::point(topup);
+        }
     }
 
     /// Adds postings and balances: sums per account, billing line, reason and commit.
@@ -204,6 +216,9 @@ impl<S: Store> Engine<S> {
         self.release_accounts();
         self.release_submits();
         for (reply, answers) in self.pending.answers.drain(..) {
+            if answers.iter().any(|a| matches!(a, ToUpstream::Committed(_))) {
+                kill::point("receipt.after_commit");
+            }
             reply.put(answers);
         }
         for (reply, outcome) in self.pending.outcomes.drain(..) {

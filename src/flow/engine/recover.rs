@@ -12,6 +12,7 @@ use crate::domain::tariff::{PriceList, PriceRule};
 use crate::flow::account::{AccountState, Accounts};
 use crate::flow::outbox::{OutItem, Payload};
 use crate::ids::{AccountId, MessageKey, Pos, UpstreamId};
+use crate::kill;
 use crate::money::Money;
 use crate::store::{Finished, Record, Store, StoreError, flags};
 
@@ -36,7 +37,10 @@ impl<S: Store> Engine<S> {
         let book = &mut self.book;
         let lines = &mut self.lines;
         self.store.recover(&mut |record| match record {
-            Record::Account(account) => found.accounts.push(*account),
+            Record::Account(account) => {
+                kill::point("recover.accounts");
+                found.accounts.push(*account);
+            }
             Record::Upstream(id, name) => {
                 found.upstreams.insert(name.to_string(), id);
             }
@@ -55,6 +59,7 @@ impl<S: Store> Engine<S> {
                 found.marks.insert(account, pos);
             }
             Record::Accepted(a) => {
+                kill::point("recover.messages");
                 if book.get(a.key).is_none() {
                     book.accepted(a, UpstreamId::NONE);
                     if a.charge_on != ChargeOn::Accepted {
@@ -96,6 +101,7 @@ impl<S: Store> Engine<S> {
             Record::Outbox(account, rows) => found.stored.push((account, rows)),
             Record::Part(row) => found.parts.push(row),
         })?;
+        kill::point("recover.install");
         self.install(found)
     }
 

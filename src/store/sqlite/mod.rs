@@ -1,11 +1,13 @@
 //! SQLite as the store: WAL, one write connection, group commit, append-only journal tables cut into segments.
 
+mod backup;
 mod money;
 mod open;
 mod read;
 mod recover;
 mod schema;
 mod seal;
+mod verify;
 mod write;
 
 use std::collections::HashMap;
@@ -20,9 +22,12 @@ use super::{
     AccountId, Batch, BatchId, Fence, Message, MessageKey, OutboxRow, Owned, Payment, Payout, Pos, Progress,
     Record, Store, StoreError, UpstreamId,
 };
+use crate::kill;
+pub use backup::{BackupError, backup};
 pub use money::{Check, HeldFor, Line, Statement};
 pub use open::OpenError;
 pub use read::{Reader, Stored};
+pub use verify::{FAULTS_MAX, Report, verify};
 
 /// How the store is set up.
 #[derive(Clone, Debug)]
@@ -217,9 +222,11 @@ fn note(conn: &Connection, lock: &open::Lock, options: &Options) -> Result<open:
             Ok((r.get(0)?, r.get(1)?))
         })
         .map_err(|e| io(e.to_string()))?;
-    // 0 and 1 are no numbers: ended in good order, and left by a release that drew none.
-    let ours = running <= 1 || noted.store == 0 || running == noted.store;
-    if noted.epoch > epoch && !options.accept_older {
+    // 0 and 1 are no numbers: ended in good order, and left by a release that drew none. A copy says of itself that it is one:
+    // whoever put it here knows that it is older, and it gets a number of its own.
+    let copy = running == schema::COPY;
+    let ours = running <= schema::COPY || noted.store == 0 || running == noted.store;
+    if noted.epoch > epoch && !copy && !options.accept_older {
         return Err(OpenError::Older(options.path.clone()));
     }
     if !ours && !options.accept_older {
@@ -227,8 +234,18 @@ fn note(conn: &Connection, lock: &open::Lock, options: &Options) -> Result<open:
     }
     Ok(open::Note {
         epoch: noted.epoch.max(epoch),
-        store: if running > 1 { running } else { noted.store },
+        store: match running {
+            schema::COPY => 0,
+            n if n > schema::COPY => n,
+            _ => noted.store,
+        },
     })
+}
+
+/// Octets that an ordinary user can still write in a folder; `None` if the system cannot tell.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
 }
 
 /// Which of our kinds an SQLite error is.
@@ -324,7 +341,9 @@ impl Store for SqliteStore {
             return Ok(());
         }
         let cut = pages > self.truncate_at;
+        kill::point("checkpoint.before");
         let done = self.move_log(cut);
+        kill::point("checkpoint.after");
         if cut {
             self.truncate_at = pages + TRUNCATE_AGAIN;
         }
@@ -369,8 +388,7 @@ impl Store for SqliteStore {
             .parent()
             .filter(|p| !p.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-        Some((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
+        free_bytes(folder)
     }
 
     fn release(&mut self, fence: Fence) -> Result<(), StoreError> {

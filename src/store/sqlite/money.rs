@@ -404,14 +404,16 @@ struct Fold {
     tax: i64,
 }
 
+/// What messages of an account have cost.
 #[derive(Default)]
-struct Cost {
-    messages: u64,
-    charged: i64,
-    tax: i64,
+pub(super) struct Cost {
+    pub messages: u64,
+    pub charged: i64,
+    pub tax: i64,
 }
 
-fn check(conn: &Connection, oldest_ms: u64) -> rusqlite::Result<Check> {
+/// See [`Reader::check`].
+pub(super) fn check(conn: &Connection, oldest_ms: u64) -> rusqlite::Result<Check> {
     let mut check = Check::default();
     let mut folds: BTreeMap<u32, Fold> = BTreeMap::new();
     let mut world: BTreeMap<String, i64> = BTreeMap::new();
@@ -585,8 +587,21 @@ fn endings(conn: &Connection, check: &mut Check, oldest_ms: u64) -> rusqlite::Re
     Ok(())
 }
 
-/// Per account: messages on record, and what they have cost so far.
-fn costs(conn: &Connection) -> rusqlite::Result<BTreeMap<u32, Cost>> {
+/// Adds up rows of account, messages, charged and tax.
+fn add_costs(conn: &Connection, sums: &mut BTreeMap<u32, Cost>, sql: &str) -> rusqlite::Result<()> {
+    let mut stmt = conn.prepare(sql)?;
+    let mut rows = stmt.query([])?;
+    while let Some(r) = rows.next()? {
+        let cost = sums.entry(r.get(0)?).or_default();
+        cost.messages += r.get::<_, i64>(1)? as u64;
+        cost.charged += r.get::<_, i64>(2)?;
+        cost.tax += r.get::<_, i64>(3)?;
+    }
+    Ok(())
+}
+
+/// Per account: messages of sealed segments, of those that are gone too, and what they have cost.
+pub(super) fn closed_costs(conn: &Connection) -> rusqlite::Result<BTreeMap<u32, Cost>> {
     let rates = tax_rates(conn)?;
     conn.create_scalar_function(
         "tax_of",
@@ -598,33 +613,29 @@ fn costs(conn: &Connection) -> rusqlite::Result<BTreeMap<u32, Cost>> {
         },
     )?;
     let mut sums: BTreeMap<u32, Cost> = BTreeMap::new();
-    let mut add = |sql: &str| -> rusqlite::Result<()> {
-        let mut stmt = conn.prepare(sql)?;
-        let mut rows = stmt.query([])?;
-        while let Some(r) = rows.next()? {
-            let cost = sums.entry(r.get(0)?).or_default();
-            cost.messages += r.get::<_, i64>(1)? as u64;
-            cost.charged += r.get::<_, i64>(2)?;
-            cost.tax += r.get::<_, i64>(3)?;
-        }
-        Ok(())
-    };
     let sealed: Vec<i64> = conn
         .prepare("SELECT number FROM segment WHERE state = 2")?
         .query_map([], |r| r.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     for n in &sealed {
-        add(&format!(
+        let sql = format!(
             "SELECT account, COUNT(*), SUM(charged), SUM(tax_of(charged, tariff)) FROM closed_{n} GROUP BY account"
-        ))?;
+        );
+        add_costs(conn, &mut sums, &sql)?;
     }
-    add(
-        "SELECT account, SUM(count), SUM(charged), SUM(tax) FROM segment_total
-         WHERE segment NOT IN (SELECT number FROM segment) GROUP BY account",
-    )?;
+    let gone = "SELECT account, SUM(count), SUM(charged), SUM(tax) FROM segment_total
+                WHERE segment NOT IN (SELECT number FROM segment) GROUP BY account";
+    add_costs(conn, &mut sums, gone)?;
+    Ok(sums)
+}
+
+/// Per account: messages on record, and what they have cost so far.
+pub(super) fn costs(conn: &Connection) -> rusqlite::Result<BTreeMap<u32, Cost>> {
+    let mut sums = closed_costs(conn)?;
     let with = messages_cte(conn)?;
-    add(&format!(
+    let sql = format!(
         "{with} SELECT account, COUNT(*), SUM(cost), SUM(tax_of(cost, tariff)) FROM m GROUP BY account"
-    ))?;
+    );
+    add_costs(conn, &mut sums, &sql)?;
     Ok(sums)
 }

@@ -251,7 +251,7 @@ pub fn check_now(conn: &Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 /// How many wallets do not equal their base plus the ledger rows after it. One pass over the tail of the ledger.
-fn wallets_off(conn: &Connection) -> rusqlite::Result<usize> {
+pub(super) fn wallets_off(conn: &Connection) -> rusqlite::Result<usize> {
     let mut wallets: HashMap<u32, (i64, i64)> = conn
         .prepare("SELECT account, balance - base, base_entry FROM wallet")?
         .query_map([], |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?

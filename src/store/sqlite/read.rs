@@ -14,7 +14,7 @@ use crate::money::Money;
 /// A read-only connection. Opening one per request costs a fraction of a millisecond and never stalls the writer.
 #[derive(Debug)]
 pub struct Reader {
-    conn: Connection,
+    pub(super) conn: Connection,
 }
 
 /// A message as the store knows it.

@@ -5,6 +5,19 @@ use rusqlite::Connection;
 /// `PRAGMA application_id`: "SMSC". A file with another id is somebody else's and is left untouched.
 pub const APPLICATION_ID: i32 = 0x534D_5343;
 
+/// `node.running` of a store: 0 after an end in good order, 1 while a daemon has it and after a crash, this in a copy that no
+/// daemon has been started on.
+pub const COPY: i64 = 2;
+
+/// Whether a daemon has worked on this file: it writes with a log, in which mode a file stays (SQLite file format §1.3.3). Copies
+/// are made without.
+pub fn is_wal(path: &std::path::Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut versions = [0u8; 2];
+    std::fs::File::open(path)?.read_exact_at(&mut versions, 18)?;
+    Ok(versions == [2, 2])
+}
+
 /// One step of the schema.
 #[derive(Clone, Copy)]
 pub enum Migration {

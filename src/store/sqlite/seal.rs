@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 use super::{Fence, Pos, SqliteStore, StoreError, fault, recover, schema};
 use crate::domain::tariff::tax_in;
 use crate::ids::MessageKey;
+use crate::kill;
 use crate::store::Progress;
 
 /// Rows per slice: about 3 ms of work, so that sealing never costs a commit more than that.
@@ -156,10 +157,12 @@ fn slice(conn: &mut Connection, job: &mut Sealing) -> Result<bool, StoreError> {
         Stage::Updating => update(&tx, job).map_err(fault)?,
         Stage::Finishing => {
             finish(&tx, job).map_err(fault)?;
+            kill::point("seal.slice");
             tx.commit().map_err(fault)?;
             return Ok(true);
         }
     };
+    kill::point("seal.slice");
     tx.commit().map_err(fault)?;
     job.stage = next;
     Ok(false)
@@ -368,6 +371,7 @@ fn retention(store: &mut SqliteStore, now_ms: u64) -> rusqlite::Result<Progress>
         "DROP TABLE IF EXISTS closed_{n}; DROP TABLE IF EXISTS closed_account_{n}"
     ))?;
     tx.execute("DELETE FROM segment WHERE number = ?1", [n])?;
+    kill::point("retention.drop");
     tx.commit()?;
     Ok(Progress::More)
 }

@@ -22,7 +22,12 @@ impl SqliteStore {
                 |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
             )?;
             // Above every epoch ever taken here, so that no id is given out twice even from an older copy.
-            let epoch = epoch.max(store.noted.epoch) + 1;
+            let mut epoch = epoch.max(store.noted.epoch) + 1;
+            if running == schema::COPY {
+                // And of a copy nobody knows how often its original has been started since, or the same copy elsewhere.
+                let jump = "SELECT 1000 + abs(random() % 4000)";
+                epoch += tx.query_row(jump, [], |r| r.get::<_, u32>(0))?;
+            }
             tx.execute(
                 "UPDATE node SET epoch = ?1, batch = 0, running = ?2 WHERE shard = 0",
                 (epoch, store.noted.store),
