@@ -239,11 +239,6 @@ fn a_message_that_no_smsc_has_is_noticed() {
 }
 
 #[test]
-fn sessions_that_are_not_woken_are_noticed() {
-    is_noticed("I6 ", |world| world.spoilt.deaf = true);
-}
-
-#[test]
 fn a_store_that_loses_receipts_is_noticed() {
     is_noticed("I7 ", with_disk(Sabotage::LosesReceipts));
 }

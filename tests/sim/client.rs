@@ -191,10 +191,9 @@ impl World {
             }
             let sequence = c.sequence;
             c.open.entry(sequence).or_default().push_back(tries + 1);
-            let account = c.account;
             let token = self.oracle.subs.len() as u32;
             let wants = self.rng.pick(&[0, 1, 1, 1, 2, 3]);
-            self.oracle.subs.push(Sub { account, wants });
+            self.oracle.subs.push(Sub { wants });
             let text = text_of(token, self.rng.per_mille(150));
             let number = number_of(token);
             let validity = if self.rng.per_mille(250) {

@@ -62,8 +62,6 @@ pub enum Fault {
     /// The process dies in it: before the batch was whole on disk, or after.
     DiesBefore,
     DiesAfter,
-    /// The disk fails for good: the process has to stop.
-    Broken,
 }
 
 /// How a store deceives its owner.
@@ -138,10 +136,9 @@ impl SimStore {
                 Fault::Busy => "disk busy",
                 Fault::UnknownWritten | Fault::UnknownLost => "outcome unknown",
                 Fault::DiesBefore | Fault::DiesAfter => "died in a commit",
-                Fault::Broken => "disk broken",
             };
             *s.counts.entry(name).or_default() += 1;
-            s.died |= matches!(f, Fault::DiesBefore | Fault::DiesAfter | Fault::Broken);
+            s.died |= matches!(f, Fault::DiesBefore | Fault::DiesAfter);
         }
         fault
     }
@@ -222,7 +219,7 @@ impl Store for SimStore {
                 self.write(fence, batch)?;
                 Err(StoreError::Fatal("killed".into()))
             }
-            Some(Fault::DiesBefore | Fault::Broken) => Err(StoreError::Fatal("killed".into())),
+            Some(Fault::DiesBefore) => Err(StoreError::Fatal("killed".into())),
         }
     }
 

@@ -80,14 +80,12 @@ pub struct Got {
 /// A submit that a customer has written.
 #[derive(Clone, Debug)]
 pub struct Sub {
-    pub account: usize,
     pub wants: u8,
 }
 
 /// From a start of the process to its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Life {
-    pub to: u64,
     pub batches: usize,
 }
 

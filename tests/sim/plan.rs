@@ -25,7 +25,6 @@ pub const HOUR: u64 = 60 * MINUTE;
 /// How an SMSC writes its ids.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Spelling {
-    Decimal,
     Zeros,
     Hex,
     UpperHex,

@@ -46,7 +46,6 @@ pub enum Event {
 }
 
 pub struct World {
-    pub seed: u64,
     pub plan: Plan,
     pub rng: Rng,
     heap: BTreeMap<(u64, u64), Event>,
@@ -82,8 +81,6 @@ pub struct World {
 /// What is spoilt on purpose, to see whether the auditor notices.
 #[derive(Default)]
 pub struct Spoilt {
-    /// Wake-ups are lost.
-    pub deaf: bool,
     /// An SMSC gets one message a second time.
     pub twice: bool,
     /// An SMSC's message is gone.
@@ -137,7 +134,6 @@ impl World {
     pub fn new(seed: u64, plan: Plan) -> World {
         let rng = Rng::new(seed ^ 0x5EED);
         let mut world = World {
-            seed,
             clients: Vec::new(),
             smscs: vec![Smsc::new(1), Smsc::new(1_000)],
             plan,
@@ -202,7 +198,6 @@ impl World {
             engine.turn(Duration::ZERO).unwrap();
         }
         self.oracle.lives.push(Life {
-            to: clock::mono(),
             batches: self.store.batches(),
         });
         let clients = self.plan.clients.clone();
@@ -258,7 +253,6 @@ impl World {
         loop {
             let end = self.life();
             self.oracle.lives.push(Life {
-                to: clock::mono(),
                 batches: self.store.batches(),
             });
             self.up = false;
@@ -493,7 +487,7 @@ impl World {
         for _ in 0..1_000 {
             let now = clock::now();
             let writable = std::mem::take(&mut self.writable);
-            let poked = std::mem::take(&mut p.poked) && !self.spoilt.deaf;
+            let poked = std::mem::take(&mut p.poked);
             let mut again = false;
             let woken = |(conn, (due, s)): (&usize, &(u64, Customer))| {
                 (*due <= now || writable.contains(conn) || (poked && s.rung())).then_some(*conn)
@@ -510,13 +504,11 @@ impl World {
                         p.slots[i].bind.idle();
                         again = true;
                     }
-                    Some((conn, _)) => {
-                        if rung || p.links[i].due <= now || writable.contains(conn) {
-                            again = true;
-                            self.serve_link(p, i);
-                        }
+                    Some((conn, _)) if rung || p.links[i].due <= now || writable.contains(conn) => {
+                        again = true;
+                        self.serve_link(p, i);
                     }
-                    None => {}
+                    Some(_) | None => {}
                 }
             }
             if !again {
