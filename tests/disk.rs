@@ -260,7 +260,7 @@ fn a_full_disk_refuses_submits_and_is_noticed_to_have_room_again_without_a_resta
         bench.daemon.admin("stats.show", json!({}))["store_writable"],
         false
     );
-    // Nothing else is hurt: links live, customers can bind, and a payment is refused, not forgotten.
+    // Nothing else is hurt: links live, customers can bind, and of a payment it is said that it is not on record yet.
     assert!(pulse(&mut other) < Duration::from_secs(1));
     drop(bench.daemon.bound());
     let payment = json!({"account": "acme", "amount": "5", "provider": "bank", "receipt": "FULL"});
@@ -269,7 +269,12 @@ fn a_full_disk_refuses_submits_and_is_noticed_to_have_room_again_without_a_resta
     assert_eq!(bench.smsc.stats().binds, 1, "the link to the SMSC stays");
     fault.mend();
     traffic.more(40);
-    assert_eq!(bench.daemon.pay("FULL", "5")["duplicate"], false);
+    // "Ask again with the same keys": it may have waited for room all the time, and is booked once either way.
+    bench.daemon.pay("FULL", "5");
+    let conn = Connection::open(bench.path("gateway.db")).unwrap();
+    let booked = "SELECT COUNT(*) FROM ledger WHERE reason = 'topup' AND reference = 'FULL'";
+    assert_eq!(number(&conn, booked), 1);
+    drop(conn);
     let seen = traffic.stop();
     assert!(!seen.closed);
     bench.audit(&seen);
@@ -286,8 +291,8 @@ fn a_log_that_cannot_be_moved_for_lack_of_room_grows_and_nothing_is_refused_or_l
         return;
     };
     let size = |name: &str| std::fs::metadata(bench.path(name)).unwrap().len();
-    // Twice what is moved at once.
-    eventually("the log grows", || size("gateway.db-wal") > 2 * 400 * 4096);
+    // More than what is moved at once.
+    eventually("the log grows", || size("gateway.db-wal") > 500 * 4096);
     let before = size("gateway.db");
     assert!(
         bench.daemon.said().contains("cannot be moved"),

@@ -17,6 +17,7 @@ mod disk;
 mod trace;
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -100,7 +101,7 @@ fn record(durability: &str, lives: &[(u32, End)]) -> Option<Trace> {
             daemon.pay("MORE", "4000");
         }
         traffic(&daemon, *messages, n, matches!(end, End::Term), &mut rng);
-        let last = format!("{} +++ ", daemon.pid());
+        let pid = daemon.pid().to_string();
         match end {
             End::Term => {
                 daemon.signal("-TERM");
@@ -112,18 +113,24 @@ fn record(durability: &str, lives: &[(u32, End)]) -> Option<Trace> {
                 daemon.kill();
             }
         }
-        eventually("the trace is complete", || {
-            let log = std::fs::read(&log).unwrap();
-            let tail = &log[log.len().saturating_sub(4_000)..];
-            String::from_utf8_lossy(tail)
-                .lines()
-                .any(|l| l.starts_with(&last))
-        });
+        // Short numbers are padded.
+        let gone = |line: &str| line.split_whitespace().take(2).eq([pid.as_str(), "+++"]);
+        eventually("the trace is complete", || tail(&log).lines().any(gone));
         trace.add(&std::fs::read(&log).unwrap(), &dir);
         std::fs::remove_file(&log).unwrap();
         same_as_the_real_files(&trace, &dir);
     }
     Some(trace)
+}
+
+/// The end of a long file.
+fn tail(path: &Path) -> String {
+    let mut file = std::fs::File::open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.seek(SeekFrom::Start(length.saturating_sub(4_000))).unwrap();
+    let mut octets = Vec::new();
+    file.read_to_end(&mut octets).unwrap();
+    String::from_utf8_lossy(&octets).into_owned()
 }
 
 /// Stops every thread outside a call, so that the trace tells all that was done when the process is killed.
