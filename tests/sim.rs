@@ -12,6 +12,7 @@ mod sim {
     pub mod net;
     pub mod oracle;
     pub mod plan;
+    pub mod process;
     pub mod rng;
     pub mod smsc;
     pub mod world;
@@ -75,7 +76,11 @@ impl Figures {
             self.delivered,
             self.batches
         );
-        let faults: Vec<String> = self.faults.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        let faults: Vec<String> = self
+            .faults
+            .iter()
+            .map(|(kind, n)| format!("{n} {kind}"))
+            .collect();
         println!("faults: {}", faults.join(", "));
     }
 }
@@ -122,7 +127,10 @@ fn run_all(seeds: &[u64]) -> (Figures, Vec<String>) {
                         Err(_) => vec!["panicked".to_string()],
                     };
                     if let Some(first) = bad.first() {
-                        let line = format!("SIM_SEED={seed} cargo test --test sim  # {first} ({} in all)", bad.len());
+                        let line = format!(
+                            "SIM_SEED={seed} cargo test --test sim  # {first} ({} in all)",
+                            bad.len()
+                        );
                         println!("{line}");
                         done.1.push(line);
                     }
@@ -147,12 +155,21 @@ fn whatever_fails_nothing_is_lost_charged_twice_or_told_to_another() {
         (Some(seed), _) => vec![seed],
         (None, n) => {
             let from = number("SIM_FROM").unwrap_or(1);
-            past().into_iter().chain(from..from + n.unwrap_or(SEEDS)).collect()
+            past()
+                .into_iter()
+                .chain(from..from + n.unwrap_or(SEEDS))
+                .collect()
         }
     };
     let (figures, failed) = run_all(&seeds);
     figures.print();
-    assert!(failed.is_empty(), "{} of {} seeds:\n{}", failed.len(), seeds.len(), failed.join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} of {} seeds:\n{}",
+        failed.len(),
+        seeds.len(),
+        failed.join("\n")
+    );
 }
 
 #[test]
@@ -182,7 +199,10 @@ fn is_noticed(invariant: &str, spoil: impl Fn(&mut World)) {
         }
         seen.extend(bad);
     }
-    panic!("{invariant} is never complained of, but: {:?}", &seen[..seen.len().min(10)]);
+    panic!(
+        "{invariant} is never complained of, but: {:?}",
+        &seen[..seen.len().min(10)]
+    );
 }
 
 fn with_disk(sabotage: Sabotage) -> impl Fn(&mut World) {

@@ -106,9 +106,39 @@ pub fn bounds(w: &mut World, gateway: &Gateway) {
                 .push(format!("I9 {memory} messages wait in memory for upstream {n}"));
         }
     }
+    for account in gateway.accounts().iter() {
+        let (have, id) = (account.with_wallet(|a| a.balance().0), account.id);
+        let stored = w.store.disk(|d| d.balance(id).0);
+        if have != stored {
+            w.oracle.wrong.push(format!(
+                "I2 account {} has {have} in memory, {stored} on disk",
+                id.0
+            ));
+        }
+    }
     let open = gateway.totals.open.load(std::sync::atomic::Ordering::Relaxed);
     if open > w.plan.open_max + 64 * 20 {
         w.oracle.wrong.push(format!("I9 {open} open messages"));
+    }
+}
+
+/// When all is over nothing may be left anywhere.
+pub fn at_rest(w: &mut World, gateway: &Gateway) {
+    for (n, upstream) in gateway.upstreams.iter().enumerate() {
+        let (memory, stored) = upstream.depth();
+        if memory > 0 {
+            w.oracle.wrong.push(format!(
+                "I9 {memory} and {stored} wait for upstream {n}, and none is open"
+            ));
+        }
+    }
+    for account in gateway.accounts().iter() {
+        let (held, n) = (account.with_wallet(|a| a.held().0), account.id.0);
+        if held != 0 {
+            w.oracle
+                .wrong
+                .push(format!("I2 account {n} holds {held} for nothing"));
+        }
     }
 }
 
@@ -122,6 +152,7 @@ pub fn audit(w: &World) -> Vec<String> {
         let messages = read(d.batches(), &mut bad);
         wallets(w, d.batches(), &messages, &mut bad);
         promises(w, &messages, &mut bad);
+        cancelled(w, &messages, &mut bad);
         copies(w, &messages, &mut bad);
         receipts(w, d.batches(), &messages, &mut bad);
     });
@@ -253,8 +284,33 @@ fn promises(w: &World, messages: &BTreeMap<u64, Message>, bad: &mut Vec<String>)
             Some(m) if m.account != rok.account => bad.push(format!("I1 {} is another customer's", rok.id)),
             Some(_) => {}
         }
+        let meant = messages
+            .get(&rok.id)
+            .and_then(|m| w.oracle.subs.get(m.token as usize));
+        if meant.is_some_and(|s| s.account != rok.account) {
+            bad.push(format!("I1 {} is not what was submitted", rok.id));
+        }
         if !seen.insert(rok.id) {
             bad.push(format!("I1 {} was given out twice", rok.id));
+        }
+    }
+}
+
+/// What was cancelled is over for good, and no SMSC has it.
+fn cancelled(w: &World, messages: &BTreeMap<u64, Message>, bad: &mut Vec<String>) {
+    for (id, batches) in &w.oracle.cancelled {
+        let Some(m) = messages.get(id) else {
+            bad.push(format!("I1 {id} was cancelled and is not on record"));
+            continue;
+        };
+        if !m
+            .end
+            .is_some_and(|(n, state, _)| n < *batches && state == Final::Deleted)
+        {
+            bad.push(format!("I6 {id} was cancelled and is not DELETED"));
+        }
+        if w.oracle.copies.iter().any(|c| c.token == m.token && c.taken) {
+            bad.push(format!("I5 {id} was cancelled, and an SMSC has it"));
         }
     }
 }

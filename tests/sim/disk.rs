@@ -89,6 +89,8 @@ pub enum Sabotage {
 #[derive(Default)]
 pub struct Shared {
     pub faults: VecDeque<Fault>,
+    /// So many reads find the store locked.
+    pub busy_reads: u32,
     /// Commits fail until then: no room.
     pub full_until: u64,
     pub sabotage: Sabotage,
@@ -144,6 +146,16 @@ impl SimStore {
         fault
     }
 
+    fn busy(&self) -> Result<(), StoreError> {
+        let mut s = self.shared();
+        if s.busy_reads == 0 {
+            return Ok(());
+        }
+        s.busy_reads -= 1;
+        *s.counts.entry("read refused").or_default() += 1;
+        Err(StoreError::Retry("locked".into()))
+    }
+
     fn write(&mut self, fence: Fence, batch: &Batch) -> Result<(), StoreError> {
         let sabotage = self.shared().sabotage;
         let mut batch = batch.clone();
@@ -171,7 +183,10 @@ impl SimStore {
             }
             Sabotage::Overdraws if batch.topups.is_empty() && !batch.balances.is_empty() && !harmed => {
                 self.shared().harmed = true;
-                batch.balances.iter_mut().for_each(|(_, delta)| delta.0 -= 1 << 40);
+                batch
+                    .balances
+                    .iter_mut()
+                    .for_each(|(_, delta)| delta.0 -= 1 << 40);
             }
             Sabotage::Postpones => {
                 let held = std::mem::replace(&mut self.shared().postponed, vec![(fence, batch)]);
@@ -234,6 +249,7 @@ impl Store for SimStore {
         keys: &[MessageKey],
         out: &mut dyn FnMut(MessageKey, Message),
     ) -> Result<(), StoreError> {
+        self.busy()?;
         self.inner.load(keys, out)
     }
 
@@ -243,10 +259,12 @@ impl Store for SimStore {
         after: Pos,
         max: usize,
     ) -> Result<Vec<OutboxRow>, StoreError> {
+        self.busy()?;
         self.inner.load_outbox(account, after, max)
     }
 
     fn expire_outbox(&mut self, before_ms: u64) -> Result<Vec<(AccountId, bool)>, StoreError> {
+        self.busy()?;
         self.inner.expire_outbox(before_ms)
     }
 

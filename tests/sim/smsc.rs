@@ -40,7 +40,7 @@ impl Smsc {
 
 fn spelled(id: u64, how: Option<Spelling>) -> String {
     match how {
-        None | Some(Spelling::Decimal) => id.to_string(),
+        None => id.to_string(),
         Some(Spelling::Zeros) => format!("{id:010}"),
         Some(Spelling::Hex) => format!("{id:x}"),
         Some(Spelling::UpperHex) => format!("{id:X}"),
