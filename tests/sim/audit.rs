@@ -21,6 +21,8 @@ struct Message {
     /// Batch in which it was accepted, taken by an upstream for the first time, and ended.
     accepted: usize,
     sent: Option<usize>,
+    /// The same of each part.
+    pieces: BTreeMap<u8, usize>,
     /// Upstream and id of the last time that it was taken whole.
     last: Option<(usize, String)>,
     parts: bool,
@@ -176,6 +178,7 @@ fn read(batches: &[Batch], bad: &mut Vec<String>) -> BTreeMap<u64, Message> {
                 charge_on: a.charge_on,
                 accepted: n,
                 sent: None,
+                pieces: BTreeMap::new(),
                 last: None,
                 parts: false,
                 end: None,
@@ -191,6 +194,7 @@ fn read(batches: &[Batch], bad: &mut Vec<String>) -> BTreeMap<u64, Message> {
                 continue;
             };
             m.sent.get_or_insert(n);
+            m.pieces.entry(e.piece.part).or_insert(n);
             m.parts |= !e.piece.whole();
             let id = String::from_utf8_lossy(&e.smsc_id).into_owned();
             m.last = Some((usize::from(e.upstream.0), id));
@@ -328,7 +332,7 @@ fn copies(w: &World, messages: &BTreeMap<u64, Message>, bad: &mut Vec<String>) {
         }
     }
     for ((token, part), list) in &taken {
-        let record = by_token.get(token).and_then(|m| m.sent);
+        let record = by_token.get(token).and_then(|m| m.pieces.get(part).copied());
         for pair in list.windows(2) {
             let (first, second) = (pair[0], pair[1]);
             let marks = w.plan.unknown[first.upstream] != UnknownOutcome::Resend;

@@ -173,7 +173,7 @@ impl SimStore {
                 self.shared().harmed = true;
                 batch.finished.iter_mut().for_each(|f| f.charged.0 += 1);
             }
-            Sabotage::LosesReceipts if batch.finished.iter().any(|f| f.flags & 1 != 0) && !harmed => {
+            Sabotage::LosesReceipts if batch.finished.iter().any(|f| f.flags & 1 != 0) => {
                 self.shared().harmed = true;
                 batch.finished.iter_mut().for_each(|f| f.flags = 0);
                 batch.outbox_put.clear();

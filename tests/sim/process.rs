@@ -50,6 +50,8 @@ pub enum End {
     /// It died; peers learn of it, or not.
     Killed,
     PowerCut,
+    /// It ended in good order.
+    Stopped,
     Over,
 }
 
@@ -101,7 +103,7 @@ impl World {
             tick_due: now,
         };
         let end = self.live(&mut p);
-        if end != End::Over && self.plan.zombies && self.rng.half() {
+        if matches!(end, End::Killed | End::PowerCut) && self.plan.zombies && self.rng.half() {
             self.zombie(&mut p);
         }
         end
@@ -163,7 +165,7 @@ impl World {
             }
         }
         self.settle(p);
-        End::Killed
+        End::Stopped
     }
 
     /// One turn of the engine's thread.
