@@ -332,7 +332,7 @@ impl World {
                 c.ids.extend(key.map(|k| k.0));
                 // Nothing is wrong any more, and the way is short and wide: somebody was not woken.
                 let short = self.plan.delay_ms <= 30 && self.plan.pipe > 10_000 && !self.plan.split;
-                let calm = self.conns[conn].since > self.calm_at;
+                let calm = self.conns[conn].since >= self.calm_at;
                 if calm && short && waited > 3_000 {
                     let line = format!("I6 client {i} waited {waited} ms for an answer");
                     self.oracle.wrong.push(line);

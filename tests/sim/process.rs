@@ -274,13 +274,11 @@ impl World {
                         p.slots[i].bind.idle();
                         again = true;
                     }
-                    Some((conn, _)) => {
-                        if rung || p.links[i].due <= now || writable.contains(conn) {
-                            again = true;
-                            self.serve_link(p, i);
-                        }
+                    Some((conn, _)) if rung || p.links[i].due <= now || writable.contains(conn) => {
+                        again = true;
+                        self.serve_link(p, i);
                     }
-                    None => {}
+                    _ => {}
                 }
             }
             if !again {
