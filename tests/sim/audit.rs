@@ -383,11 +383,11 @@ fn receipts(w: &World, batches: &[Batch], messages: &BTreeMap<u64, Message>, bad
             _ => bad.push(format!("I7 a receipt of {} for account {}", g.id, g.account)),
         }
     }
-    let mut ids: BTreeMap<(usize, &str), u32> = BTreeMap::new();
-    for m in messages.values() {
-        if let Some((upstream, id)) = &m.last {
-            *ids.entry((*upstream, id)).or_default() += 1;
-        }
+    // An SMSC that starts its ids over: the newest message with an id is the one that is meant.
+    let mut ids: BTreeMap<(usize, String), u32> = BTreeMap::new();
+    for e in batches.iter().flat_map(|b| &b.sent) {
+        let id = String::from_utf8_lossy(&e.smsc_id).into_owned();
+        *ids.entry((usize::from(e.upstream.0), id)).or_default() += 1;
     }
     for (key, m) in messages {
         let Some((batch, state, _)) = m.end else { continue };
@@ -406,7 +406,7 @@ fn receipts(w: &World, batches: &[Batch], messages: &BTreeMap<u64, Message>, bad
         let Some((upstream, id)) = m.last.as_ref().filter(|_| !m.parts) else {
             continue;
         };
-        if ids.get(&(*upstream, id.as_str())) != Some(&1) {
+        if ids.get(&(*upstream, id.clone())) != Some(&1) {
             continue;
         }
         let mine = w.oracle.rcpts.iter().filter(|r| {
