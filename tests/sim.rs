@@ -12,6 +12,7 @@ mod sim {
     pub mod net;
     pub mod oracle;
     pub mod plan;
+    pub mod process;
     pub mod rng;
     pub mod smsc;
     pub mod world;
@@ -28,7 +29,7 @@ use sim::rng::Rng;
 use sim::world::World;
 
 /// Random seeds in an ordinary test run; those of one day are the same.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 100;
 
 /// What many runs came to.
 #[derive(Default)]
@@ -187,8 +188,12 @@ fn the_same_seed_is_the_same_run() {
 fn is_noticed(invariant: &str, spoil: impl Fn(&mut World)) {
     let mut seen = Vec::new();
     for seed in 1..30 {
-        let mut world = world(seed);
-        world.plan.zombies = true;
+        let plan = Plan {
+            zombies: true,
+            crashes: 4,
+            ..Plan::of(&mut Rng::new(seed))
+        };
+        let mut world = World::new(seed, plan);
         spoil(&mut world);
         world.run();
         // What the wire has to show may be spoilt too.
@@ -236,6 +241,21 @@ fn an_smsc_that_gets_a_message_twice_for_no_reason_is_noticed() {
 #[test]
 fn a_message_that_no_smsc_has_is_noticed() {
     is_noticed("I5 ", |world| world.spoilt.drops = true);
+}
+
+#[test]
+fn sessions_that_are_not_woken_are_noticed() {
+    let calm = || {
+        let plan = Plan {
+            faults_ms: 1,
+            ..Plan::quiet()
+        };
+        World::new(1, plan)
+    };
+    assert_eq!(finished(calm()).1, Vec::<String>::new());
+    let mut world = calm();
+    world.spoilt.deaf = true;
+    assert!(finished(world).1.iter().any(|b| b.starts_with("I6 ")));
 }
 
 #[test]

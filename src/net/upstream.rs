@@ -411,7 +411,9 @@ impl Served<'_> {
 
     /// When it wants to be looked at again although nothing comes.
     pub(super) fn deadline(&self) -> Option<u64> {
-        [self.session.next_timeout(), self.again_ms, self.ending]
+        // Once the unbind is out its own timer counts: this one would be over already, and the task would spin.
+        let ending = self.ending.filter(|_| self.session.bound().is_some());
+        [self.session.next_timeout(), self.again_ms, ending]
             .into_iter()
             .flatten()
             .min()

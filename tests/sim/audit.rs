@@ -21,6 +21,8 @@ struct Message {
     /// Batch in which it was accepted, taken by an upstream for the first time, and ended.
     accepted: usize,
     sent: Option<usize>,
+    /// The same of each part.
+    pieces: BTreeMap<u8, usize>,
     /// Upstream and id of the last time that it was taken whole.
     last: Option<(usize, String)>,
     parts: bool,
@@ -106,9 +108,39 @@ pub fn bounds(w: &mut World, gateway: &Gateway) {
                 .push(format!("I9 {memory} messages wait in memory for upstream {n}"));
         }
     }
+    for account in gateway.accounts().iter() {
+        let (have, id) = (account.with_wallet(|a| a.balance().0), account.id);
+        let stored = w.store.disk(|d| d.balance(id).0);
+        if have != stored {
+            w.oracle.wrong.push(format!(
+                "I2 account {} has {have} in memory, {stored} on disk",
+                id.0
+            ));
+        }
+    }
     let open = gateway.totals.open.load(std::sync::atomic::Ordering::Relaxed);
     if open > w.plan.open_max + 64 * 20 {
         w.oracle.wrong.push(format!("I9 {open} open messages"));
+    }
+}
+
+/// When all is over nothing may be left anywhere.
+pub fn at_rest(w: &mut World, gateway: &Gateway) {
+    for (n, upstream) in gateway.upstreams.iter().enumerate() {
+        let (memory, stored) = upstream.depth();
+        if memory > 0 {
+            w.oracle.wrong.push(format!(
+                "I9 {memory} and {stored} wait for upstream {n}, and none is open"
+            ));
+        }
+    }
+    for account in gateway.accounts().iter() {
+        let (held, n) = (account.with_wallet(|a| a.held().0), account.id.0);
+        if held != 0 {
+            w.oracle
+                .wrong
+                .push(format!("I2 account {n} holds {held} for nothing"));
+        }
     }
 }
 
@@ -122,6 +154,7 @@ pub fn audit(w: &World) -> Vec<String> {
         let messages = read(d.batches(), &mut bad);
         wallets(w, d.batches(), &messages, &mut bad);
         promises(w, &messages, &mut bad);
+        cancelled(w, &messages, &mut bad);
         copies(w, &messages, &mut bad);
         receipts(w, d.batches(), &messages, &mut bad);
     });
@@ -145,6 +178,7 @@ fn read(batches: &[Batch], bad: &mut Vec<String>) -> BTreeMap<u64, Message> {
                 charge_on: a.charge_on,
                 accepted: n,
                 sent: None,
+                pieces: BTreeMap::new(),
                 last: None,
                 parts: false,
                 end: None,
@@ -160,6 +194,7 @@ fn read(batches: &[Batch], bad: &mut Vec<String>) -> BTreeMap<u64, Message> {
                 continue;
             };
             m.sent.get_or_insert(n);
+            m.pieces.entry(e.piece.part).or_insert(n);
             m.parts |= !e.piece.whole();
             let id = String::from_utf8_lossy(&e.smsc_id).into_owned();
             m.last = Some((usize::from(e.upstream.0), id));
@@ -283,8 +318,33 @@ fn promises(w: &World, messages: &BTreeMap<u64, Message>, bad: &mut Vec<String>)
             Some(m) if m.account != rok.account => bad.push(format!("I1 {} is another customer's", rok.id)),
             Some(_) => {}
         }
+        let meant = messages
+            .get(&rok.id)
+            .and_then(|m| w.oracle.subs.get(m.token as usize));
+        if meant.is_some_and(|s| s.account != rok.account) {
+            bad.push(format!("I1 {} is not what was submitted", rok.id));
+        }
         if !seen.insert(rok.id) {
             bad.push(format!("I1 {} was given out twice", rok.id));
+        }
+    }
+}
+
+/// What was cancelled is over for good, and no SMSC has it.
+fn cancelled(w: &World, messages: &BTreeMap<u64, Message>, bad: &mut Vec<String>) {
+    for (id, batches) in &w.oracle.cancelled {
+        let Some(m) = messages.get(id) else {
+            bad.push(format!("I1 {id} was cancelled and is not on record"));
+            continue;
+        };
+        if !m
+            .end
+            .is_some_and(|(n, state, _)| n < *batches && state == Final::Deleted)
+        {
+            bad.push(format!("I6 {id} was cancelled and is not DELETED"));
+        }
+        if w.oracle.copies.iter().any(|c| c.token == m.token && c.taken) {
+            bad.push(format!("I5 {id} was cancelled, and an SMSC has it"));
         }
     }
 }
@@ -302,7 +362,7 @@ fn copies(w: &World, messages: &BTreeMap<u64, Message>, bad: &mut Vec<String>) {
         }
     }
     for ((token, part), list) in &taken {
-        let record = by_token.get(token).and_then(|m| m.sent);
+        let record = by_token.get(token).and_then(|m| m.pieces.get(part).copied());
         for pair in list.windows(2) {
             let (first, second) = (pair[0], pair[1]);
             let marks = w.plan.unknown[first.upstream] != UnknownOutcome::Resend;
@@ -353,11 +413,11 @@ fn receipts(w: &World, batches: &[Batch], messages: &BTreeMap<u64, Message>, bad
             _ => bad.push(format!("I7 a receipt of {} for account {}", g.id, g.account)),
         }
     }
-    let mut ids: BTreeMap<(usize, &str), u32> = BTreeMap::new();
-    for m in messages.values() {
-        if let Some((upstream, id)) = &m.last {
-            *ids.entry((*upstream, id)).or_default() += 1;
-        }
+    // An SMSC that starts its ids over: the newest message with an id is the one that is meant.
+    let mut ids: BTreeMap<(usize, String), u32> = BTreeMap::new();
+    for e in batches.iter().flat_map(|b| &b.sent) {
+        let id = String::from_utf8_lossy(&e.smsc_id).into_owned();
+        *ids.entry((usize::from(e.upstream.0), id)).or_default() += 1;
     }
     for (key, m) in messages {
         let Some((batch, state, _)) = m.end else { continue };
@@ -376,7 +436,7 @@ fn receipts(w: &World, batches: &[Batch], messages: &BTreeMap<u64, Message>, bad
         let Some((upstream, id)) = m.last.as_ref().filter(|_| !m.parts) else {
             continue;
         };
-        if ids.get(&(*upstream, id.as_str())) != Some(&1) {
+        if ids.get(&(*upstream, id.clone())) != Some(&1) {
             continue;
         }
         let mine = w.oracle.rcpts.iter().filter(|r| {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use smsconnect::ids::MessageKey;
 use smsconnect::session::{BindKind, response_to};
 use smsconnect::smpp::{
-    self, Address, Bind, CommandId, CommandStatus, DataSm, MessageIdResp, Npi, RegisteredDelivery,
-    ShortMessage, Tag, Tlvs, Ton,
+    self, Address, Bind, CancelSm, CommandId, CommandStatus, DataSm, MessageIdResp, Npi, Pdu, QuerySm,
+    RegisteredDelivery, ShortMessage, Tag, Tlvs, Ton,
 };
 
 use super::disk::clock;
@@ -23,6 +23,11 @@ pub struct Client {
     sequence: u32,
     /// Unanswered submits by sequence number: how often each is tried.
     pub open: BTreeMap<u32, VecDeque<u8>>,
+    /// When those were written that were submitted last.
+    asked_ms: BTreeMap<u32, u64>,
+    /// Ids that this connection was given, and cancellations under way.
+    ids: Vec<u64>,
+    pub cancelling: BTreeMap<u32, u64>,
     heard: u64,
     asked: Option<u64>,
     pub reading: bool,
@@ -44,6 +49,9 @@ impl Client {
             framer: Framer::default(),
             sequence: 0,
             open: BTreeMap::new(),
+            asked_ms: BTreeMap::new(),
+            ids: Vec::new(),
+            cancelling: BTreeMap::new(),
             heard: 0,
             asked: None,
             reading: true,
@@ -133,7 +141,50 @@ impl World {
         }
         if self.clients[i].kind.transmits() {
             self.client_submits(i, conn);
+            if faulty && self.rng.per_mille(plan.cancels) {
+                self.client_asks(i, true);
+            }
+            if faulty && self.rng.per_mille(plan.queries) {
+                self.client_asks(i, false);
+            }
         }
+    }
+
+    /// Cancels or asks about a message that it has submitted.
+    fn client_asks(&mut self, i: usize, cancel: bool) {
+        if self.clients[i].ids.is_empty() {
+            return;
+        }
+        self.oracle.fault(if cancel { "cancel_sm" } else { "query_sm" });
+        let all = self.clients[i].ids.clone();
+        // The newest are the likeliest to be open.
+        let id = self.rng.pick(&all[all.len().saturating_sub(4)..]);
+        let text = id.to_string();
+        let nobody = Address {
+            ton: Ton(0),
+            npi: Npi(0),
+            addr: b"",
+        };
+        if cancel {
+            let next = self.clients[i].sequence + 1;
+            self.clients[i].cancelling.insert(next, id);
+        }
+        self.client_sends(i, |out, sequence| {
+            let pdu = if cancel {
+                Pdu::CancelSm(CancelSm {
+                    service_type: b"",
+                    message_id: text.as_bytes(),
+                    source: nobody,
+                    dest: nobody,
+                })
+            } else {
+                Pdu::QuerySm(QuerySm {
+                    message_id: text.as_bytes(),
+                    source: nobody,
+                })
+            };
+            smpp::encode(out, CommandStatus::ESME_ROK, sequence, &pdu);
+        });
     }
 
     fn client_connects(&mut self, i: usize) {
@@ -149,6 +200,9 @@ impl World {
         c.heard = now;
         c.asked = None;
         c.sequence = 0;
+        c.ids.clear();
+        c.cancelling.clear();
+        c.asked_ms.clear();
         let system_id = format!("s{account}");
         let bind = Bind {
             system_id: system_id.as_bytes(),
@@ -191,9 +245,11 @@ impl World {
             }
             let sequence = c.sequence;
             c.open.entry(sequence).or_default().push_back(tries + 1);
+            c.asked_ms.insert(sequence, clock::mono());
+            let account = c.account;
             let token = self.oracle.subs.len() as u32;
             let wants = self.rng.pick(&[0, 1, 1, 1, 2, 3]);
-            self.oracle.subs.push(Sub { wants });
+            self.oracle.subs.push(Sub { account, wants });
             let text = text_of(token, self.rng.per_mille(150));
             let number = number_of(token);
             let validity = if self.rng.per_mille(250) {
@@ -271,13 +327,22 @@ impl World {
                     return;
                 };
                 c.open.retain(|_, waiting| !waiting.is_empty());
+                let waited = c.asked_ms.get(&sequence).map_or(0, |at| clock::mono() - at);
+                let key = MessageKey::parse(MessageIdResp::id(pdu.body));
+                c.ids.extend(key.map(|k| k.0));
+                // Nothing is wrong any more, and the way is short and wide: somebody was not woken.
+                let short = self.plan.delay_ms <= 30 && self.plan.pipe > 10_000 && !self.plan.split;
+                let calm = self.conns[conn].since >= self.calm_at;
+                if calm && short && waited > 3_000 {
+                    let line = format!("I6 client {i} waited {waited} ms for an answer");
+                    self.oracle.wrong.push(line);
+                }
+                let c = &mut self.clients[i];
                 let busy = [CommandStatus::ESME_RMSGQFUL, CommandStatus::ESME_RTHROTTLED];
                 if busy.contains(&status) && tries < TRIES {
                     c.todo.push_back(tries);
                 }
-                if status == CommandStatus::ESME_ROK
-                    && MessageKey::parse(MessageIdResp::id(pdu.body)).is_none()
-                {
+                if status == CommandStatus::ESME_ROK && key.is_none() {
                     self.oracle
                         .wrong
                         .push(format!("I1 client {i}: ESME_ROK without an id"));

@@ -62,6 +62,8 @@ pub enum Fault {
     /// The process dies in it: before the batch was whole on disk, or after.
     DiesBefore,
     DiesAfter,
+    /// The disk fails for good: the process has to stop.
+    Broken,
 }
 
 /// How a store deceives its owner.
@@ -89,6 +91,8 @@ pub enum Sabotage {
 #[derive(Default)]
 pub struct Shared {
     pub faults: VecDeque<Fault>,
+    /// So many reads find the store locked.
+    pub busy_reads: u32,
     /// Commits fail until then: no room.
     pub full_until: u64,
     pub sabotage: Sabotage,
@@ -136,11 +140,22 @@ impl SimStore {
                 Fault::Busy => "disk busy",
                 Fault::UnknownWritten | Fault::UnknownLost => "outcome unknown",
                 Fault::DiesBefore | Fault::DiesAfter => "died in a commit",
+                Fault::Broken => "disk broken",
             };
             *s.counts.entry(name).or_default() += 1;
-            s.died |= matches!(f, Fault::DiesBefore | Fault::DiesAfter);
+            s.died |= matches!(f, Fault::DiesBefore | Fault::DiesAfter | Fault::Broken);
         }
         fault
+    }
+
+    fn busy(&self) -> Result<(), StoreError> {
+        let mut s = self.shared();
+        if s.busy_reads == 0 {
+            return Ok(());
+        }
+        s.busy_reads -= 1;
+        *s.counts.entry("read refused").or_default() += 1;
+        Err(StoreError::Retry("locked".into()))
     }
 
     fn write(&mut self, fence: Fence, batch: &Batch) -> Result<(), StoreError> {
@@ -160,7 +175,7 @@ impl SimStore {
                 self.shared().harmed = true;
                 batch.finished.iter_mut().for_each(|f| f.charged.0 += 1);
             }
-            Sabotage::LosesReceipts if batch.finished.iter().any(|f| f.flags & 1 != 0) && !harmed => {
+            Sabotage::LosesReceipts if batch.finished.iter().any(|f| f.flags & 1 != 0) => {
                 self.shared().harmed = true;
                 batch.finished.iter_mut().for_each(|f| f.flags = 0);
                 batch.outbox_put.clear();
@@ -219,7 +234,7 @@ impl Store for SimStore {
                 self.write(fence, batch)?;
                 Err(StoreError::Fatal("killed".into()))
             }
-            Some(Fault::DiesBefore) => Err(StoreError::Fatal("killed".into())),
+            Some(Fault::DiesBefore | Fault::Broken) => Err(StoreError::Fatal("killed".into())),
         }
     }
 
@@ -236,6 +251,7 @@ impl Store for SimStore {
         keys: &[MessageKey],
         out: &mut dyn FnMut(MessageKey, Message),
     ) -> Result<(), StoreError> {
+        self.busy()?;
         self.inner.load(keys, out)
     }
 
@@ -245,10 +261,12 @@ impl Store for SimStore {
         after: Pos,
         max: usize,
     ) -> Result<Vec<OutboxRow>, StoreError> {
+        self.busy()?;
         self.inner.load_outbox(account, after, max)
     }
 
     fn expire_outbox(&mut self, before_ms: u64) -> Result<Vec<(AccountId, bool)>, StoreError> {
+        self.busy()?;
         self.inner.expire_outbox(before_ms)
     }
 

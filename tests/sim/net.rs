@@ -26,6 +26,8 @@ pub struct Conn {
     pub peer: Peer,
     /// The process that it belongs to.
     pub life: usize,
+    /// When it was opened.
+    pub since: u64,
     /// To the gateway, and from it.
     pub pipes: [Pipe; 2],
     /// The gateway's end is gone; the peer's is.
@@ -41,6 +43,7 @@ impl Conn {
         Conn {
             peer,
             life,
+            since: super::disk::clock::mono(),
             pipes: Default::default(),
             gone: [false; 2],
             framers: Default::default(),

@@ -80,12 +80,14 @@ pub struct Got {
 /// A submit that a customer has written.
 #[derive(Clone, Debug)]
 pub struct Sub {
+    pub account: usize,
     pub wants: u8,
 }
 
 /// From a start of the process to its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Life {
+    /// Batches on disk at its end.
     pub batches: usize,
 }
 
@@ -98,6 +100,8 @@ pub struct Oracle {
     pub rcpts: Vec<Rcpt>,
     pub deliveries: BTreeMap<(usize, u32), usize>,
     pub got: Vec<Got>,
+    /// Messages whose cancellation was answered with ESME_ROK, and batches on disk then.
+    pub cancelled: Vec<(u64, usize)>,
     pub lives: Vec<Life>,
     /// What was wrong at once.
     pub wrong: Vec<String>,

@@ -68,6 +68,8 @@ pub struct CustomerPlan {
     pub silent: u64,
     pub late: u64,
     pub garbage: u64,
+    pub cancels: u64,
+    pub queries: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +84,10 @@ pub struct Plan {
     pub half_open: u64,
     pub wall_jumps: u64,
     pub disk: u64,
+    /// Orders of an operator: switch an upstream off for a while, reconnect it, end sessions.
+    pub orders: u64,
+    /// Orderly ends of the process.
+    pub stops: u64,
     pub delay_ms: u64,
     pub split: bool,
     pub pipe: usize,
@@ -126,6 +132,8 @@ impl Plan {
             half_open: 0,
             wall_jumps: 0,
             disk: 0,
+            orders: 0,
+            stops: 0,
             delay_ms: 20,
             split: false,
             pipe: 65_536,
@@ -194,6 +202,8 @@ impl Plan {
             half_open: on(r, 1, 4),
             wall_jumps: on(r, 1, 3),
             disk: on(r, 1, 6),
+            orders: on(r, 1, 4),
+            stops: on(r, 1, 2),
             delay_ms: r.pick(&[1, 30, 400]),
             split: r.half(),
             pipe: r.pick(&[120, 1_000, 65_536, 65_536]),
@@ -208,6 +218,8 @@ impl Plan {
                 silent: on(r, 50, 400),
                 late: on(r, 50, 300),
                 garbage: on(r, 2, 15),
+                cancels: on(r, 20, 200),
+                queries: on(r, 20, 100),
             },
             unknown: [unknown(r), unknown(r)],
             binds: [kinds(r), kinds(r)],

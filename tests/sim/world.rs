@@ -5,20 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smsconnect::flow::{Control, Engine, EngineOptions, Gateway};
+use smsconnect::flow::{Control, Engine, EngineOptions};
 use smsconnect::ids::AccountId;
 use smsconnect::money::Money;
-use smsconnect::net::Statuses;
-use smsconnect::net::bare::{Bind, Customer, Door, Upstream};
 use smsconnect::smpp::{CommandId, CommandStatus, MessageIdResp, ShortMessage, Tag};
 use smsconnect::store::Payment;
-use smsconnect::store::{Store as _, StoreError};
 
 use super::client::Client;
 use super::disk::{Fault, SimStore, clock};
 use super::net::{Conn, IN, OUT, Peer};
 use super::oracle::{Copy, Life, Oracle, Rok, raw, token_of};
 use super::plan::{ACCOUNTS, HOUR, MINUTE, PRICE, Plan};
+use super::process::{End, Process};
 use super::rng::Rng;
 use super::smsc::Smsc;
 
@@ -41,15 +39,20 @@ pub enum Event {
     WallJump,
     Disk,
     Outage,
+    Order,
+    /// An upstream is switched on again, in the life in which it was switched off.
+    On(usize, usize),
+    Stop,
     Topup,
     Calm,
 }
 
 pub struct World {
+    pub seed: u64,
     pub plan: Plan,
     pub rng: Rng,
-    heap: BTreeMap<(u64, u64), Event>,
-    next_event: u64,
+    pub heap: BTreeMap<(u64, u64), Event>,
+    pub next_event: u64,
     pub conns: Vec<Conn>,
     pub clients: Vec<Client>,
     pub smscs: Vec<Smsc>,
@@ -58,22 +61,22 @@ pub struct World {
     pub calm: bool,
     /// Number of the process, and whether it is up.
     pub life: usize,
-    up: bool,
+    pub up: bool,
     /// Connections that the process has not looked at yet.
-    accepted: Vec<usize>,
+    pub accepted: Vec<usize>,
     /// Connections whose pipe from the gateway has room again.
-    writable: BTreeSet<usize>,
+    pub writable: BTreeSet<usize>,
     /// Wall clock less the monotonic one.
-    wall: i64,
+    pub wall: i64,
     /// Since when a connection has had more to write than its pipe takes: a request's time runs from when it was written.
-    blocked: BTreeMap<usize, u64>,
-    slewed: u64,
+    pub blocked: BTreeMap<usize, u64>,
+    pub slewed: u64,
     /// How far the wall clock has gone back in all.
-    back: u64,
-    calm_at: u64,
-    start: u64,
+    pub back: u64,
+    pub calm_at: u64,
+    pub start: u64,
     pub spoilt: Spoilt,
-    log: bool,
+    pub log: bool,
     /// What remained at the end of time.
     pub left: Option<String>,
 }
@@ -81,6 +84,8 @@ pub struct World {
 /// What is spoilt on purpose, to see whether the auditor notices.
 #[derive(Default)]
 pub struct Spoilt {
+    /// Wake-ups are lost.
+    pub deaf: bool,
     /// An SMSC gets one message a second time.
     pub twice: bool,
     /// An SMSC's message is gone.
@@ -94,46 +99,11 @@ pub struct Spoilt {
 /// Where every run begins: 2026-01-01.
 const START: u64 = 1_767_225_600_000;
 
-struct Slot {
-    upstream: usize,
-    bind: Bind,
-}
-
-struct Link<'a> {
-    up: Option<(usize, Upstream<'a>)>,
-    /// When it wants to be looked at; changes only when it is served.
-    due: u64,
-    generation: u32,
-    tries: u32,
-    since: u64,
-}
-
-struct Process<'a> {
-    gateway: Arc<Gateway>,
-    engine: Engine<SimStore>,
-    door: Door,
-    slots: &'a [Slot],
-    links: Vec<Link<'a>>,
-    /// With when each wants to be looked at.
-    sessions: BTreeMap<usize, (u64, Customer)>,
-    /// Somebody may have been woken.
-    poked: bool,
-    engine_due: u64,
-    tick_due: u64,
-}
-
-#[derive(PartialEq, Eq, Debug)]
-enum End {
-    /// It died; peers learn of it, or not.
-    Killed,
-    PowerCut,
-    Over,
-}
-
 impl World {
     pub fn new(seed: u64, plan: Plan) -> World {
         let rng = Rng::new(seed ^ 0x5EED);
         let mut world = World {
+            seed,
             clients: Vec::new(),
             smscs: vec![Smsc::new(1), Smsc::new(1_000)],
             plan,
@@ -164,7 +134,7 @@ impl World {
         world
     }
 
-    fn options() -> EngineOptions {
+    pub fn options() -> EngineOptions {
         EngineOptions {
             now_ms: clock::now,
             mono_us: clock::now_us,
@@ -218,6 +188,8 @@ impl World {
             (Event::WallJump, p.wall_jumps),
             (Event::Disk, p.disk),
             (Event::Outage, p.outages),
+            (Event::Order, p.orders),
+            (Event::Stop, p.stops),
             (Event::Topup, 2),
         ];
         for (event, n) in faults {
@@ -236,9 +208,9 @@ impl World {
     }
 
     /// One line of the story, where somebody wants to read it (`SIM_LOG=1`).
-    fn say(&self, line: impl FnOnce() -> String) {
+    pub fn say(&self, line: impl FnOnce() -> String) {
         if self.log {
-            eprintln!("{:>9} {}", self.passed(), line());
+            eprintln!("{} {:>9} {}", self.seed, self.passed(), line());
         }
     }
 
@@ -306,308 +278,7 @@ impl World {
         self.accepted.clear();
     }
 
-    fn life(&mut self) -> End {
-        let gateway = self.plan.gateway();
-        let engine = match Engine::start(Arc::clone(&gateway), self.store.clone(), World::options()) {
-            Ok(engine) => engine,
-            Err(_) => return End::Killed,
-        };
-        super::audit::recovered(self, &gateway);
-        let mut slots = Vec::new();
-        for n in 0..2 {
-            let options = self.plan.link(&gateway, n);
-            for (index, kind) in options.kinds.iter().enumerate() {
-                let bind = Bind::new(&gateway, &options, *kind, index as u16);
-                slots.push(Slot { upstream: n, bind });
-            }
-        }
-        let links = (0..slots.len())
-            .map(|_| Link {
-                up: None,
-                due: u64::MAX,
-                generation: 0,
-                tries: 0,
-                since: 0,
-            })
-            .collect();
-        let door = Door::new(
-            Arc::clone(&gateway),
-            self.plan.customer(),
-            Statuses::new(&BTreeMap::new()).unwrap(),
-        );
-        let now = clock::mono();
-        for i in 0..slots.len() {
-            let at = now + self.rng.between(1, 300);
-            self.at(at, Event::Connect(self.life, i));
-        }
-        self.up = true;
-        let mut p = Process {
-            gateway,
-            engine,
-            door,
-            slots: &slots,
-            links,
-            sessions: BTreeMap::new(),
-            poked: true,
-            engine_due: now,
-            tick_due: now,
-        };
-        let end = self.live(&mut p);
-        if end != End::Over && self.plan.zombies && self.rng.half() {
-            self.zombie(&mut p);
-        }
-        end
-    }
-
-    fn live(&mut self, p: &mut Process<'_>) -> End {
-        let limit = self.calm_at + 4 * HOUR + self.back;
-        loop {
-            let event = self.heap.first_key_value().map_or(u64::MAX, |((at, _), _)| *at);
-            let mine = p.due();
-            let next = event.min(mine);
-            if next > limit {
-                self.left = Some(self.remains(p));
-                return End::Over;
-            }
-            clock::set(clock::mono().max(next));
-            self.slew();
-            if event <= mine
-                && let Some((_, event)) = self.heap.pop_first()
-            {
-                if matches!(event, Event::Crash) {
-                    self.oracle.fault("crash");
-                    let power = self.plan.power_cuts && self.rng.half();
-                    return if power { End::PowerCut } else { End::Killed };
-                }
-                self.handle(event, Some(p));
-            }
-            if self.settle(p) {
-                let at = clock::mono() + self.rng.between(0, 5);
-                p.engine_due = p.engine_due.min(at);
-            }
-            let now = clock::mono();
-            if now >= p.engine_due || now >= p.tick_due {
-                if let Err(end) = self.turn(p) {
-                    return end;
-                }
-                self.settle(p);
-                if self.over(p) {
-                    return End::Over;
-                }
-            }
-        }
-    }
-
-    /// One turn of the engine's thread.
-    fn turn(&mut self, p: &mut Process<'_>) -> Result<(), End> {
-        let before = self.store.batches();
-        let log = self.log.then_some(before);
-        match p.engine.turn(Duration::ZERO) {
-            Ok(()) | Err(StoreError::Full(_) | StoreError::Retry(_)) => {}
-            Err(error) => {
-                if !self.store.shared().died {
-                    self.oracle.wrong.push(format!("I10 the engine gave up: {error}"));
-                }
-                self.oracle.fault("crash in a commit");
-                return Err(End::Killed);
-            }
-        }
-        if let Some(from) = log {
-            self.store.disk(|d| {
-                for b in d.batches().get(from..).unwrap_or(&[]) {
-                    let rows: Vec<String> = b
-                        .accepted
-                        .iter()
-                        .map(|a| {
-                            format!(
-                                "accepted {} {:?} exp {}",
-                                a.key,
-                                super::audit::text_token(a),
-                                a.expires_ms
-                            )
-                        })
-                        .chain(b.sent.iter().map(|e| {
-                            let id = String::from_utf8_lossy(&e.smsc_id);
-                            format!("sent {} {:?} u{} {id}", e.key, e.piece, e.upstream.0)
-                        }))
-                        .chain(
-                            b.marks
-                                .iter()
-                                .map(|e| format!("{:?} {} {:?} {}", e.kind, e.key, e.piece, e.state)),
-                        )
-                        .chain(
-                            b.finished
-                                .iter()
-                                .map(|e| format!("{:?} {} {}", e.state, e.key, e.charged)),
-                        )
-                        .chain(
-                            b.parked
-                                .iter()
-                                .map(|e| format!("parked {}", String::from_utf8_lossy(&e.smsc_id))),
-                        )
-                        .collect();
-                    if !rows.is_empty() {
-                        self.say(|| format!("disk {:?}", rows));
-                    }
-                }
-            });
-        }
-        let now = clock::mono();
-        p.poked = true;
-        p.engine_due = u64::MAX;
-        if self.store.batches() > before {
-            p.engine_due = now + self.rng.between(1, 20);
-        }
-        // Housekeeping comes every 100 ms; where nothing else happens for long it is left out, to save time.
-        let event = self.heap.first_key_value().map_or(now, |((at, _), _)| *at);
-        p.tick_due = now + event.saturating_sub(now).clamp(100, 5_000);
-        super::audit::bounds(self, &p.gateway);
-        Ok(())
-    }
-
-    /// The process's clock follows the wall clock a little at a time, as `smsconnect::clock` does.
-    fn slew(&mut self) {
-        let now = clock::mono();
-        if now >= self.slewed + 1_000 {
-            self.slewed = now;
-            let step = (self.wall - clock::offset()).clamp(-20, 20);
-            clock::set_offset(clock::offset() + step);
-        }
-    }
-
-    /// Everybody who was woken, has been written to, or whose time has come does what there is to do. Whether anybody did.
-    fn settle(&mut self, p: &mut Process<'_>) -> bool {
-        let mut any = false;
-        for conn in std::mem::take(&mut self.accepted) {
-            let peer = ([127, 0, 0, 1], 1).into();
-            p.sessions
-                .insert(conn, (0, Customer::accepted(&p.door, peer, clock::now())));
-            self.writable.insert(conn);
-        }
-        for _ in 0..1_000 {
-            let now = clock::now();
-            let writable = std::mem::take(&mut self.writable);
-            let poked = std::mem::take(&mut p.poked);
-            let mut again = false;
-            let woken = |(conn, (due, s)): (&usize, &(u64, Customer))| {
-                (*due <= now || writable.contains(conn) || (poked && s.rung())).then_some(*conn)
-            };
-            let conns: Vec<usize> = p.sessions.iter().filter_map(woken).collect();
-            for conn in conns {
-                again = true;
-                self.serve_customer(p, conn);
-            }
-            for i in 0..p.links.len() {
-                let rung = poked && p.slots[i].bind.rung();
-                match &p.links[i].up {
-                    None if rung => {
-                        p.slots[i].bind.idle();
-                        again = true;
-                    }
-                    Some((conn, _)) if rung || p.links[i].due <= now || writable.contains(conn) => {
-                        again = true;
-                        self.serve_link(p, i);
-                    }
-                    Some(_) | None => {}
-                }
-            }
-            if !again {
-                return any;
-            }
-            any = true;
-        }
-        self.oracle
-            .wrong
-            .push("I6 sessions wake each other for ever".into());
-        any
-    }
-
-    fn serve_customer(&mut self, p: &mut Process<'_>, conn: usize) {
-        let Some((due, s)) = p.sessions.get_mut(&conn) else {
-            return;
-        };
-        p.poked = true;
-        while s.may_read()
-            && let Some(octets) = self.conns[conn].pipes[IN].unread.pop_front()
-        {
-            self.conns[conn].pipes[IN].in_flight -= octets.len();
-            s.read(&octets, clock::now());
-        }
-        s.turn(clock::now());
-        let room = self.room(conn);
-        let octets = s.carry(room);
-        if s.pending() > 1_200_000 {
-            self.oracle
-                .wrong
-                .push("I9 more than a megabyte waits for a customer".into());
-        }
-        let over = s.over().is_some();
-        *due = s.deadline().unwrap_or(u64::MAX);
-        if !octets.is_empty() {
-            self.gateway_says(conn, &octets);
-        }
-        if over && let Some((_, s)) = p.sessions.remove(&conn) {
-            s.end();
-            self.gateway_closes(conn);
-        }
-    }
-
-    fn serve_link(&mut self, p: &mut Process<'_>, i: usize) {
-        p.poked = true;
-        let Some((conn, up)) = &mut p.links[i].up else {
-            return;
-        };
-        let conn = *conn;
-        while up.may_read()
-            && let Some(octets) = self.conns[conn].pipes[IN].unread.pop_front()
-        {
-            self.conns[conn].pipes[IN].in_flight -= octets.len();
-            self.gateway_hears(conn, &octets);
-            up.read(&octets, clock::now());
-        }
-        up.turn(clock::now());
-        let room = self.room(conn);
-        let octets = up.carry(room);
-        let (over, blocked) = (up.over().is_some(), up.pending() > 0);
-        p.links[i].due = up.deadline().unwrap_or(u64::MAX);
-        if !octets.is_empty() {
-            self.gateway_says(conn, &octets);
-        }
-        if blocked {
-            self.blocked.entry(conn).or_insert(clock::mono());
-        } else {
-            self.blocked.remove(&conn);
-        }
-        if over {
-            self.gateway_closes(conn);
-            self.link_down(p, i);
-        }
-    }
-
-    fn link_down(&mut self, p: &mut Process<'_>, i: usize) {
-        let Some((_, up)) = p.links[i].up.take() else {
-            return;
-        };
-        p.poked = true;
-        p.links[i].due = u64::MAX;
-        up.end();
-        p.slots[i].bind.idle();
-        let now = clock::mono();
-        if now > p.links[i].since + 10_000 {
-            p.links[i].tries = 0;
-        }
-        self.reconnect(p, i);
-    }
-
-    fn reconnect(&mut self, p: &mut Process<'_>, i: usize) {
-        let link = &mut p.links[i];
-        let pause = (500u64 << link.tries.min(16)).min(30_000);
-        link.tries += 1;
-        let at = clock::mono() + pause / 2 + self.rng.below(pause / 2);
-        self.at(at, Event::Connect(self.life, i));
-    }
-
-    fn handle(&mut self, event: Event, mut p: Option<&mut Process<'_>>) {
+    pub fn handle(&mut self, event: Event, mut p: Option<&mut Process<'_>>) {
         match event {
             Event::Arrive(conn, IN, octets) => match p {
                 Some(p) if self.conns[conn].life == self.life && !self.conns[conn].gone[0] => {
@@ -737,7 +408,18 @@ impl World {
                     p.engine_due = clock::mono();
                 }
             }
-            Event::Crash => {}
+            Event::Order => {
+                if let Some(p) = p {
+                    self.order(p);
+                }
+            }
+            Event::On(life, n) => {
+                if let Some(p) = p.filter(|_| life == self.life) {
+                    p.gateway.upstreams[n].enable(true);
+                    p.poked = true;
+                }
+            }
+            Event::Crash | Event::Stop => {}
             Event::Calm => self.calm(),
         }
     }
@@ -751,7 +433,13 @@ impl World {
             .filter(|(_, e)| {
                 matches!(
                     e,
-                    Event::Crash | Event::Reset | Event::HalfOpen | Event::Disk | Event::Outage
+                    Event::Crash
+                        | Event::Reset
+                        | Event::HalfOpen
+                        | Event::Disk
+                        | Event::Outage
+                        | Event::Order
+                        | Event::Stop
                 )
             })
             .map(|(k, _)| *k)
@@ -762,6 +450,7 @@ impl World {
         let mut shared = self.store.shared();
         shared.faults.clear();
         shared.full_until = 0;
+        shared.busy_reads = 0;
         drop(shared);
         for s in 0..2 {
             self.smscs[s].out_until = 0;
@@ -782,9 +471,31 @@ impl World {
         });
     }
 
+    /// An operator does something.
+    fn order(&mut self, p: &mut Process<'_>) {
+        let n = self.rng.below(2) as usize;
+        p.poked = true;
+        match self.rng.below(3) {
+            0 => {
+                self.oracle.fault("upstream switched off");
+                p.gateway.upstreams[n].enable(false);
+                let at = clock::mono() + self.rng.between(1_000, 2 * MINUTE);
+                self.at(at, Event::On(self.life, n));
+            }
+            1 => {
+                self.oracle.fault("upstream reconnected");
+                p.gateway.upstreams[n].reconnect();
+            }
+            _ => {
+                self.oracle.fault("sessions ended");
+                p.gateway.kick(|s| s.account == AccountId(1));
+            }
+        }
+    }
+
     fn disk_fault(&mut self) {
         let now = clock::mono();
-        let what = self.rng.below(8);
+        let what = self.rng.below(10);
         let n = self.rng.between(1, 4);
         let wait = self.rng.between(100, 8_000);
         let mut shared = self.store.shared();
@@ -799,6 +510,11 @@ impl World {
             4 => &[Fault::UnknownLost, Fault::Full, Fault::UnknownWritten],
             5 => &[Fault::DiesBefore],
             6 => &[Fault::DiesAfter],
+            7 => &[Fault::Broken],
+            8 => {
+                shared.busy_reads += n as u32;
+                &[]
+            }
             _ => &[Fault::Full, Fault::Busy],
         };
         let faults: VecDeque<Fault> = faults
@@ -815,23 +531,6 @@ impl World {
             .filter(|c| !self.conns[*c].gone[0] && !self.conns[*c].gone[1])
             .collect();
         (!open.is_empty()).then(|| self.rng.pick(&open))
-    }
-
-    fn link_connects(&mut self, p: &mut Process<'_>, i: usize) {
-        let s = p.slots[i].upstream;
-        if clock::mono() < self.smscs[s].out_until {
-            p.slots[i].bind.idle();
-            return self.reconnect(p, i);
-        }
-        let conn = self.conns.len();
-        self.conns.push(Conn::new(Peer::Smsc(s, i), self.life));
-        self.smsc_connected(s, conn);
-        let link = &mut p.links[i];
-        link.generation += 1;
-        link.since = clock::mono();
-        let up = p.slots[i].bind.connected(link.generation, clock::now());
-        link.up = Some((conn, up));
-        self.serve_link(p, i);
     }
 
     /// A client connects to the gateway, if it is there.
@@ -857,7 +556,7 @@ impl World {
         self.peer_lost(conn);
     }
 
-    fn gateway_closes(&mut self, conn: usize) {
+    pub fn gateway_closes(&mut self, conn: usize) {
         if std::mem::replace(&mut self.conns[conn].gone[0], true) {
             return;
         }
@@ -869,7 +568,7 @@ impl World {
     }
 
     /// The gateway has lost a connection.
-    fn lost(&mut self, conn: usize) {
+    pub fn lost(&mut self, conn: usize) {
         let now = clock::mono();
         self.say(|| format!("lost {conn} {:?}", self.conns[conn].peer));
         for copy in self.oracle.copies.iter_mut().filter(|c| c.conn == conn) {
@@ -905,7 +604,7 @@ impl World {
         }
     }
 
-    fn room(&self, conn: usize) -> usize {
+    pub fn room(&self, conn: usize) -> usize {
         self.plan
             .pipe
             .saturating_sub(self.conns[conn].pipes[OUT].in_flight)
@@ -934,7 +633,7 @@ impl World {
     }
 
     /// Octets leave the gateway: what they promise must be true now.
-    fn gateway_says(&mut self, conn: usize, octets: &[u8]) {
+    pub fn gateway_says(&mut self, conn: usize, octets: &[u8]) {
         self.oracle.note(&clock::mono().to_le_bytes());
         self.oracle.note(octets);
         let batches = self.store.batches();
@@ -958,6 +657,11 @@ impl World {
                         id: text.parse().unwrap_or(0),
                         batches,
                     });
+                }
+                (Peer::Client(i), CommandId::CANCEL_SM_RESP) if ok => {
+                    if let Some(id) = self.clients[i].cancelling.get(&sequence) {
+                        self.oracle.cancelled.push((*id, batches));
+                    }
                 }
                 (Peer::Smsc(s, _), CommandId::SUBMIT_SM) => self.submit_leaves(s, conn, sequence, pdu.body),
                 (Peer::Smsc(..), CommandId::DELIVER_SM_RESP) if ok => {
@@ -1007,7 +711,7 @@ impl World {
     }
 
     /// Octets of an SMSC reach the process.
-    fn gateway_hears(&mut self, conn: usize, octets: &[u8]) {
+    pub fn gateway_hears(&mut self, conn: usize, octets: &[u8]) {
         for pdu in self.conns[conn].framers[IN].feed(octets) {
             let pdu = raw(&pdu);
             self.say(|| {
@@ -1028,84 +732,5 @@ impl World {
                 copy.answered.get_or_insert(clock::mono());
             }
         }
-    }
-
-    /// Another process has taken the store over while this one still lives: nothing it does may count.
-    fn zombie(&mut self, p: &mut Process<'_>) {
-        self.oracle.fault("zombie");
-        if self.store.clone().acquire().is_err() {
-            return;
-        }
-        let mut shared = self.store.shared();
-        shared.faults.clear();
-        shared.full_until = 0;
-        drop(shared);
-        let before = self.store.batches();
-        let op = Control::Pay(Box::new(Payment {
-            account: AccountId(1),
-            amount: Money(PRICE),
-            provider: "zombie".into(),
-            receipt: format!("Z{}", self.life),
-            ..Payment::default()
-        }));
-        p.gateway.control(op, |_| {});
-        let stopped = (0..3).any(|_| p.engine.turn(Duration::ZERO) == Err(StoreError::Fenced));
-        // What it says now is judged like everything else.
-        self.settle(p);
-        if self.store.batches() > before {
-            self.oracle.wrong.push("I12 a fenced owner has written".into());
-        } else if !stopped {
-            self.oracle.wrong.push("I12 a fenced owner goes on".into());
-        }
-    }
-
-    /// Whether all is done.
-    fn over(&self, p: &Process<'_>) -> bool {
-        self.calm
-            && p.engine.open() == 0
-            && p.gateway.accounts().iter().all(|a| a.outbox.is_empty())
-            && self
-                .clients
-                .iter()
-                .all(|c| c.todo.is_empty() && c.open.is_empty())
-            && self
-                .oracle
-                .rcpts
-                .iter()
-                .all(|r| r.sent == 0 || r.answered.is_some())
-    }
-
-    fn remains(&self, p: &Process<'_>) -> String {
-        let mut outboxes: Vec<u64> = p.gateway.accounts().iter().map(|a| a.outbox.len()).collect();
-        outboxes.sort_unstable();
-        let todo: usize = self.clients.iter().map(|c| c.todo.len()).sum();
-        let open: usize = self.clients.iter().map(|c| c.open.len()).sum();
-        let owed = self
-            .oracle
-            .rcpts
-            .iter()
-            .filter(|r| r.sent > 0 && r.answered.is_none())
-            .count();
-        format!(
-            "{} open messages, outboxes {outboxes:?}, {todo} to submit, {open} submits unanswered, {owed} receipts unanswered",
-            p.engine.open()
-        )
-    }
-}
-
-impl Process<'_> {
-    /// When the process has to be looked at, on the monotonic clock.
-    fn due(&self) -> u64 {
-        let mut first = u64::MAX;
-        for (due, _) in self.sessions.values() {
-            first = first.min(*due);
-        }
-        for link in &self.links {
-            first = first.min(link.due);
-        }
-        if first < u64::MAX {
-            first = first.saturating_add_signed(-clock::offset());
-        }
-        first.min(self.engine_due).min(self.tick_due)
     }
 }

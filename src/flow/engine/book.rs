@@ -275,6 +275,19 @@ impl Book {
         }
     }
 
+    /// Whether an upstream has taken it, or this part of it.
+    #[must_use]
+    pub fn is_sent(&self, key: MessageKey, piece: Piece) -> bool {
+        self.get(key).is_some_and(|o| match piece.part.checked_sub(1) {
+            None => o.phase == Phase::Sent,
+            Some(at) => o
+                .parts
+                .as_deref()
+                .and_then(|parts| parts.get(usize::from(at)))
+                .is_some_and(|p| p.state == PartState::Sent),
+        })
+    }
+
     /// The upstream took it, or a part of it.
     pub fn sent(&mut self, e: &Sent) -> Effect {
         let Some(o) = self.open.get_mut(&e.key.0) else {

@@ -133,6 +133,11 @@ impl<S: Store> Engine<S> {
         let mut answers = Vec::new();
         for event in events {
             match event {
+                // Of one of two copies, the other of which the SMSC has taken: its receipt decides.
+                UpEvent::Failed { key, piece, .. }
+                | UpEvent::Abandoned(key, piece)
+                | UpEvent::Held(key, piece)
+                    if self.book.is_sent(key, piece) => {}
                 UpEvent::Sent { key, piece, smsc_id } => self.sent(upstream, key, piece, smsc_id, now),
                 UpEvent::LateSent { key, piece, smsc_id } => {
                     self.late_sent(upstream, key, piece, smsc_id, now);
