@@ -213,6 +213,11 @@ impl<S: Store> Engine<S> {
     /// Everything in the batch is on disk: settle wallets, answer, dispatch, deliver.
     fn release(&mut self) {
         self.release_money();
+        // After the money and before the answers: who reads it, or has an answer and asks, finds both done.
+        self.gateway
+            .totals
+            .open
+            .store(self.book.len() as u64, Ordering::Relaxed);
         self.release_accounts();
         self.release_submits();
         for (reply, answers) in self.pending.answers.drain(..) {
@@ -233,10 +238,6 @@ impl<S: Store> Engine<S> {
         self.release_deliveries();
         self.release_replies();
         self.batch.clear();
-        self.gateway
-            .totals
-            .open
-            .store(self.book.len() as u64, Ordering::Relaxed);
     }
 
     fn release_money(&mut self) {
