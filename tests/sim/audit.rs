@@ -113,8 +113,9 @@ pub fn bounds(w: &mut World, gateway: &Gateway) {
         let stored = w.store.disk(|d| d.balance(id).0);
         if have != stored {
             w.oracle.wrong.push(format!(
-                "I2 account {} has {have} in memory, {stored} on disk",
-                id.0
+                "I2 account {} has {have} in memory, {stored} on disk at {}",
+                id.0,
+                super::disk::clock::mono()
             ));
         }
     }

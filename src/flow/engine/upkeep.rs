@@ -338,7 +338,12 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         self.batch.id = self.batch_id();
-        match self.store.commit(self.fence, &self.batch) {
+        let done = match self.store.commit(self.fence, &self.batch) {
+            // If it is there its number is used up: the next batch under it would count as a repetition, and be dropped.
+            Err(StoreError::Unknown(id)) if self.store.committed(id)? => Ok(()),
+            other => other,
+        };
+        match done {
             Ok(()) => {
                 self.next_batch += 1;
                 self.gateway.store_down.store(false, Ordering::Relaxed);
