@@ -345,7 +345,10 @@ impl Book {
         part.correlation = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
         part.state = PartState::Sent;
         o.last = o.last.max(e.pos);
-        o.upstream = e.upstream;
+        // Another part may be in the air at another upstream: after a crash it is that one's policy which decides.
+        if !o.parts.iter().flatten().any(|p| p.state == PartState::Sending) {
+            o.upstream = e.upstream;
+        }
         o.step_ms = o.step_ms.max(e.at_ms);
         settle_phase(o);
         if o.charge_on != ChargeOn::Submitted {
