@@ -346,7 +346,7 @@ fn found_open(store: &mut SqliteStore) -> BTreeSet<u64> {
     let mut open = BTreeSet::new();
     store
         .recover(&mut |record| match record {
-            Record::Accepted(a) => {
+            Record::Accepted(a) | Record::Awaiting(a, _) => {
                 open.insert(a.key.0);
             }
             Record::Finished(e) => {

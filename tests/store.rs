@@ -156,6 +156,20 @@ fn topup_posting(receipt: &str) -> Posting {
     }
 }
 
+fn accepted_words(a: &Accepted) -> String {
+    format!(
+        "accepted {} {} {} {} {} {} {:?} {:?} {}",
+        a.key.0, a.account.0, a.at_ms, a.expires_ms, a.price, a.tariff, a.charge_on, a.wants, a.segments
+    )
+}
+
+fn sent_words(e: &Sent) -> String {
+    format!(
+        "sent {} {} {} {:?} {}",
+        e.pos.0, e.key.0, e.upstream.0, e.smsc_id, e.at_ms
+    )
+}
+
 /// Everything recovery tells, in words that can be compared.
 fn recovered(store: &mut dyn Store) -> Vec<String> {
     let mut out = Vec::new();
@@ -185,22 +199,9 @@ fn recovered(store: &mut dyn Store) -> Vec<String> {
                 Record::Line(n, line) => format!("line {n} {} {}", line.route, line.class),
                 Record::Usage(a, day, n) => format!("usage {} {day} {n}", a.0),
                 Record::Watermark(a, p) => format!("mark {} {}", a.0, p.0),
-                Record::Accepted(a) => format!(
-                    "accepted {} {} {} {} {} {} {:?} {:?} {}",
-                    a.key.0,
-                    a.account.0,
-                    a.at_ms,
-                    a.expires_ms,
-                    a.price,
-                    a.tariff,
-                    a.charge_on,
-                    a.wants,
-                    a.segments
-                ),
-                Record::Sent(e) => format!(
-                    "sent {} {} {} {:?} {}",
-                    e.pos.0, e.key.0, e.upstream.0, e.smsc_id, e.at_ms
-                ),
+                Record::Accepted(a) => accepted_words(a),
+                Record::Awaiting(a, e) => format!("{}\n{}", accepted_words(a), sent_words(e)),
+                Record::Sent(e) => sent_words(e),
                 Record::Mark(e) => format!(
                     "step {} {} {:?} {} {} {}",
                     e.pos.0, e.key.0, e.kind, e.upstream.0, e.state, e.err
@@ -779,4 +780,79 @@ fn retention_removes_closed_messages_and_never_open_ones_or_money() {
     let rows = recovered(&mut store);
     assert!(rows.iter().any(|l| l == "wallet 1 10.00 false"), "{rows:?}");
     assert!(rows.iter().any(|l| l.starts_with("accepted 5 ")));
+}
+
+#[test]
+fn carried_messages_are_told_with_the_step_that_left_them_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Options {
+        segment_messages: 10,
+        ..options(dir.path())
+    };
+    let mut store = SqliteStore::open(small).unwrap();
+    let fence = store.acquire().unwrap().fence;
+    commit(&mut store, fence, 1, with_account()).unwrap();
+    // Of the first ten: 1 is not sent; 2 is; 3 was marked first; 4 has a provisional state; 5 is held.
+    let mark = |pos, key, kind| Mark {
+        pos: Pos(pos),
+        key: MessageKey(key),
+        kind,
+        at_ms: 1_000,
+        upstream: UpstreamId(0),
+        state: 6,
+        err: 0,
+        flags: 0,
+        piece: Piece::WHOLE,
+    };
+    let first = Batch {
+        accepted: (1..=10).map(|k| accepted(k, b"x")).collect(),
+        marks: vec![
+            mark(1, 3, MarkKind::Sending),
+            mark(5, 4, MarkKind::Provisional),
+            mark(6, 5, MarkKind::Held),
+        ],
+        sent: vec![sent(2, 3), sent(3, 2), sent(4, 4)],
+        ..Batch::default()
+    };
+    commit(&mut store, fence, 2, first).unwrap();
+    let second = Batch {
+        accepted: (11..=20).map(|k| accepted(k, b"x")).collect(),
+        sent: vec![sent(7, 6), sent(8, 7)],
+        ..Batch::default()
+    };
+    commit(&mut store, fence, 3, second).unwrap();
+    maintain(&mut store, fence, 5_000);
+    // In the journal that is live: 7 ends, and 2 gets a provisional state.
+    let third = Batch {
+        accepted: vec![accepted(21, b"x")],
+        finished: vec![finished(9, 7)],
+        marks: vec![mark(10, 2, MarkKind::Provisional)],
+        ..Batch::default()
+    };
+    commit(&mut store, fence, 4, third).unwrap();
+    let mut waiting = Vec::new();
+    let mut others = Vec::new();
+    store
+        .recover(&mut |r| match r {
+            Record::Awaiting(a, e) => {
+                assert_eq!(a.key, e.key);
+                waiting.push(a.key.0);
+            }
+            Record::Accepted(a) => others.push(("accepted", a.key.0)),
+            Record::Sent(e) => others.push(("sent", e.key.0)),
+            Record::Mark(e) => others.push(("mark", e.key.0)),
+            Record::Finished(e) => others.push(("finished", e.key.0)),
+            _ => {}
+        })
+        .unwrap();
+    assert_eq!(waiting, [3, 6]);
+    let at = |step| others.iter().position(|o| *o == step).unwrap();
+    assert!(at(("accepted", 2)) < at(("sent", 2)) && at(("sent", 2)) < at(("mark", 2)));
+    assert!(at(("sent", 4)) < at(("mark", 4)), "{others:?}");
+    assert!(at(("sent", 7)) < at(("finished", 7)), "{others:?}");
+    assert_eq!(others.iter().filter(|(what, _)| *what == "accepted").count(), 19);
+    let mut rows = Vec::new();
+    let keys = [MessageKey(3), MessageKey(21), MessageKey(99), MessageKey(20)];
+    store.open_rows(&keys, &mut |row| rows.push(row.key.0)).unwrap();
+    assert_eq!(rows, [3, 21, 20]);
 }

@@ -44,7 +44,8 @@ pub(super) async fn show(context: &Context, params: Value) -> Result<Value, Faul
     let state = match (&stored.end, &open) {
         (Some((state, ..)), _) => state.word().to_string(),
         (None, Some(open)) => open.provisional.map_or(open.state, |s| s.word()).to_string(),
-        (None, None) => "unknown".into(),
+        // The engine has no view of it at hand: it is open, and its receipt is awaited.
+        (None, None) => stored.provisional.map_or("sent", |(s, _)| s.word()).into(),
     };
     let mut history = vec![json!({ "event": "accepted", "at": time(stored.at_ms) })];
     if let Some((upstream, at, smsc_id)) = &stored.sent {

@@ -176,6 +176,7 @@ fn spawn_lookups(gateway: &Gateway, path: &Path) -> std::io::Result<()> {
                             account: m.account,
                             source: m.stub.parts().source.to_vec(),
                             sibling: m.stub.parts().sibling,
+                            provisional: m.provisional,
                             end: m.end,
                         })
                     })

@@ -25,6 +25,8 @@ use crate::metrics::Metrics;
 pub struct Limits {
     /// Messages accepted and not final; beyond: refused.
     pub open_max: u64,
+    /// Of these in memory whole; beyond, those that await only their receipt are kept in a short form.
+    pub open_hot_max: usize,
     /// Submits waiting for their commit; beyond: refused.
     pub ingress_max: u64,
     /// Receipts and inbound messages in memory per account; beyond: in the store.
@@ -99,6 +101,8 @@ pub struct Totals {
     pub rows: AtomicU64,
     /// Open messages.
     pub open: AtomicU64,
+    /// Of these kept in a short form until their receipt comes.
+    pub resting: AtomicU64,
     /// Parked receipts.
     pub parked: AtomicU64,
     /// Segments waiting to be sealed.

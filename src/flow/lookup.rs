@@ -54,9 +54,14 @@ pub struct Found {
     pub source: Vec<u8>,
     /// Its place in a submit_multi.
     pub sibling: u8,
+    /// A provisional state and its `err`, while it has not ended.
+    pub provisional: Option<(Final, u16)>,
     /// How it ended, `err`, and when; `None`: it has not.
     pub end: Option<(Final, u16, u64)>,
 }
+
+/// message_state of a message that is on its way (SMPP 3.4 §5.2.28).
+const ENROUTE: u8 = 1;
 
 impl Job {
     /// Answers from what `read` finds. The messages of a submit_multi are one: delivered if all are, over when all are.
@@ -83,11 +88,15 @@ impl Job {
         let end = worst
             .or_else(|| all.first().and_then(|f| f.end))
             .filter(|_| !open);
+        let provisional = all.iter().find(|f| f.end.is_none()).and_then(|f| f.provisional);
         let outcome = Outcome::State {
             key: self.key,
-            state: end.map_or(1, |(state, ..)| state.code()),
+            state: end.map_or(
+                provisional.map_or(ENROUTE, |(state, _)| state.code()),
+                |(state, ..)| state.code(),
+            ),
             done_ms: end.and(last),
-            err: end.map_or(0, |(_, err, _)| err),
+            err: end.map_or(provisional.map_or(0, |(_, err)| err), |(_, err, _)| err),
         };
         self.answer(Some(outcome), false);
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    AccountId, Batch, BatchId, Fence, Message, MessageKey, Money, OutboxRow, Owned, Payment, Payout, Pos,
+    Accepted, AccountId, Batch, BatchId, Fence, MessageKey, Money, OutboxRow, Owned, Payment, Payout, Pos,
     Progress, Record, Store, StoreError,
 };
 
@@ -112,15 +112,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn load(
-        &mut self,
-        keys: &[MessageKey],
-        out: &mut dyn FnMut(MessageKey, Message),
-    ) -> Result<(), StoreError> {
+    fn open_rows(&mut self, keys: &[MessageKey], out: &mut dyn FnMut(Accepted)) -> Result<(), StoreError> {
         self.with_disk(|d| {
             for key in keys {
                 if let Some(a) = d.batches.iter().flat_map(|b| &b.accepted).find(|a| a.key == *key) {
-                    out(*key, a.message.clone());
+                    out(a.clone());
                 }
             }
         });

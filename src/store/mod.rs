@@ -81,6 +81,8 @@ pub enum Record<'a> {
     Watermark(AccountId, Pos),
     /// A message on record; its text is not copied.
     Accepted(&'a Accepted),
+    /// A message on record that an upstream took, and of which nothing follows: its receipt is awaited.
+    Awaiting(&'a Accepted, &'a Sent),
     /// The upstream took it.
     Sent(&'a Sent),
     /// A step that changes no state for good.
@@ -131,6 +133,12 @@ pub trait Store: Send {
     /// `Fatal` if a row cannot be read.
     fn recover(&mut self, out: &mut dyn FnMut(Record<'_>)) -> Result<(), StoreError>;
 
+    /// Reads rows of open messages back, in the order asked; a key that is gone is left out.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn open_rows(&mut self, keys: &[MessageKey], out: &mut dyn FnMut(Accepted)) -> Result<(), StoreError>;
+
     /// Reads messages back for dispatch, in the order asked; a key that is gone is left out.
     ///
     /// # Errors
@@ -139,7 +147,9 @@ pub trait Store: Send {
         &mut self,
         keys: &[MessageKey],
         out: &mut dyn FnMut(MessageKey, Message),
-    ) -> Result<(), StoreError>;
+    ) -> Result<(), StoreError> {
+        self.open_rows(keys, &mut |row| out(row.key, row.message))
+    }
 
     /// Reads the oldest rows of an account's stored outbox after `after`, at most `max`.
     ///

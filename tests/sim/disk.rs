@@ -7,11 +7,10 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use smsconnect::domain::message::Message;
 use smsconnect::ids::{AccountId, BatchId, MessageKey, Pos};
 use smsconnect::store::memory::{Disk, MemoryStore};
 use smsconnect::store::{
-    Batch, Fence, OutboxRow, Owned, Payment, Payout, Progress, Record, Store, StoreError,
+    Accepted, Batch, Fence, OutboxRow, Owned, Payment, Payout, Progress, Record, Store, StoreError,
 };
 
 thread_local! {
@@ -246,13 +245,9 @@ impl Store for SimStore {
         self.inner.recover(out)
     }
 
-    fn load(
-        &mut self,
-        keys: &[MessageKey],
-        out: &mut dyn FnMut(MessageKey, Message),
-    ) -> Result<(), StoreError> {
+    fn open_rows(&mut self, keys: &[MessageKey], out: &mut dyn FnMut(Accepted)) -> Result<(), StoreError> {
         self.busy()?;
-        self.inner.load(keys, out)
+        self.inner.open_rows(keys, out)
     }
 
     fn load_outbox(

@@ -102,6 +102,7 @@ pub struct Plan {
     pub outbox_max: usize,
     pub rows_max: usize,
     pub open_max: u64,
+    pub open_hot_max: usize,
     pub ingress_max: u64,
     pub deliver_window: u32,
     pub parts: [bool; 2],
@@ -151,6 +152,7 @@ impl Plan {
             outbox_max: 100,
             rows_max: 2_000,
             open_max: 10_000,
+            open_hot_max: 10_000,
             ingress_max: 10_000,
             deliver_window: 10,
             parts: [false, false],
@@ -187,8 +189,11 @@ impl Plan {
                 _ => clients.push((account, BindKind::Transceiver)),
             }
         }
+        let messages = r.between(5, 45) as u32;
         Plan {
-            messages: r.between(5, 45) as u32,
+            messages,
+            // Without a draw of its own, so that the seeds of before stand for what they stood for.
+            open_hot_max: [1, 6, 10_000][messages as usize % 3],
             faults_ms: if long {
                 r.between(2, 5) * HOUR
             } else {
@@ -343,6 +348,7 @@ impl Plan {
         };
         let limits = Limits {
             open_max: self.open_max,
+            open_hot_max: self.open_hot_max,
             ingress_max: self.ingress_max,
             outbox_max: self.outbox_max,
             parked_max: 100_000,

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 
 use super::correlate::Correlation;
+use super::resting::{Resting, Rests};
 use crate::domain::message::{Piece, Stub};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
 use crate::domain::tariff::Terms;
@@ -134,6 +135,8 @@ pub struct Book {
     led: HashMap<u64, Vec<MessageKey>, foldhash::fast::FixedState>,
     /// Receipt correlation.
     pub correlation: Correlation,
+    /// Open messages of which the receipt alone is awaited.
+    pub(super) rests: Rests,
     terms: HashMap<u32, Terms, foldhash::fast::FixedState>,
 }
 
@@ -147,7 +150,51 @@ impl Book {
     /// How many messages are open.
     #[must_use]
     pub fn len(&self) -> usize {
+        self.open.len() + self.rests.len()
+    }
+
+    /// How many of them do not rest.
+    #[must_use]
+    pub fn hot(&self) -> usize {
         self.open.len()
+    }
+
+    /// How many do.
+    #[must_use]
+    pub fn resting(&self) -> usize {
+        self.rests.len()
+    }
+
+    /// A message rests from now on, see [`super::resting`].
+    pub(super) fn rest(&mut self, key: MessageKey, entry: Resting) {
+        if let Some(open) = self.open.swap_remove(&key.0) {
+            self.correlation.remove(open.correlation, key);
+            self.rests.insert(entry);
+        }
+    }
+
+    /// A message that rested is what it was: accepted, then sent, then perhaps provisionally received. What these did to the
+    /// wallet is done.
+    pub(super) fn wake(
+        &mut self,
+        row: &Accepted,
+        handle: u64,
+        upstream: UpstreamId,
+        provisional: Option<(Final, u16)>,
+        step_ms: u64,
+    ) {
+        let _done = self.accepted(row, upstream);
+        if let Some(open) = self.open.get_mut(&row.key.0) {
+            open.phase = Phase::Sent;
+            open.step_ms = step_ms;
+            open.provisional = provisional.map(|(state, _)| state);
+            open.provisional_err = provisional.map_or(0, |(_, err)| err);
+            if open.charge_on != ChargeOn::Delivered {
+                open.captured = open.price;
+            }
+            open.correlation = handle;
+            self.correlation.restore(handle, row.key);
+        }
     }
 
     /// The terms behind a tariff's version.
@@ -167,19 +214,19 @@ impl Book {
         self.terms.entry(version).or_insert(terms);
     }
 
-    /// An open message.
+    /// An open message that does not rest.
     #[must_use]
     pub fn get(&self, key: MessageKey) -> Option<&Open> {
         self.open.get(&key.0)
     }
 
-    /// The open message at a place in no order, for sweeps.
+    /// The open message at a place in no order, for sweeps. Of those that do not rest.
     #[must_use]
     pub fn at(&self, index: usize) -> Option<(MessageKey, &Open)> {
         self.open.get_index(index).map(|(k, o)| (MessageKey(*k), o))
     }
 
-    /// All open messages, in no order.
+    /// All open messages that do not rest, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (MessageKey, &Open)> {
         self.open.iter().map(|(k, o)| (MessageKey(*k), o))
     }
@@ -308,9 +355,8 @@ impl Book {
         }
         if e.piece == Piece::LED {
             // The id is its leader's; so is every receipt.
-            let lead = self
-                .correlation
-                .get(self.correlation.noted_as(e.upstream, &e.smsc_id));
+            let handle = self.correlation.noted_as(e.upstream, &e.smsc_id);
+            let lead = self.correlation.get(handle).or_else(|| self.rests.key_of(handle));
             if let Some(lead) = lead.filter(|lead| *lead != e.key) {
                 let others = self.led.entry(lead.0).or_default();
                 if !others.contains(&e.key) {

@@ -36,6 +36,11 @@ impl Correlation {
         handle
     }
 
+    /// Notes a message under the handle it had.
+    pub fn restore(&mut self, handle: u64, key: MessageKey) {
+        self.map.insert(handle, key.0);
+    }
+
     /// The handle of an id as a response gives it; 0 for an empty id.
     #[must_use]
     pub fn noted_as(&self, upstream: UpstreamId, smsc_id: &[u8]) -> u64 {
@@ -103,7 +108,8 @@ impl Correlation {
     }
 
     /// A number without its spelling: what [`crate::domain::address::same_number`] compares.
-    fn number(&self, digits: &[u8]) -> u64 {
+    #[must_use]
+    pub fn number(&self, digits: &[u8]) -> u64 {
         let mut tail = [0u8; 9];
         let digits = digits.iter().rev().filter(|c| c.is_ascii_digit()).take(9);
         tail.iter_mut().zip(digits).for_each(|(to, from)| *to = *from);

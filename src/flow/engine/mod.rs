@@ -13,6 +13,7 @@ mod payments;
 mod receipts;
 mod recover;
 mod rejoin;
+mod resting;
 mod settle;
 mod tally;
 #[cfg(test)]
@@ -138,6 +139,8 @@ pub struct Engine<S> {
     due: BTreeMap<(u64, MessageKey), ()>,
     sweep: usize,
     swept_ms: u64,
+    /// Where the look for messages that can rest goes on.
+    rest_cursor: usize,
     /// When the stored outboxes were last looked through.
     expired_ms: u64,
     parked: HashMap<u64, Vec<Parked>>,
@@ -189,6 +192,8 @@ struct Rate {
 const LINGER_RATE: u64 = 20_000;
 const LINGER_ROWS: usize = 48;
 const LINGER: Duration = Duration::from_micros(400);
+/// Open messages looked at in a turn of no rows, when too many are in memory.
+const RESTS: usize = 64;
 /// Sequence numbers left for the messages of one turn when the next epoch is taken: far more than a turn can accept.
 const SEQUENCE_MAX: u32 = u32::MAX - (1 << 20);
 /// Pause before background work that found no room is tried again.
@@ -224,6 +229,7 @@ impl<S: Store> Engine<S> {
             due: BTreeMap::new(),
             sweep: 0,
             swept_ms: 0,
+            rest_cursor: 0,
             expired_ms: 0,
             parked: HashMap::new(),
             parked_order: VecDeque::new(),
@@ -326,6 +332,11 @@ impl<S: Store> Engine<S> {
         let idle = self.inputs.is_empty();
         self.cancel_slice(now)?;
         while let Some(input) = self.inputs.pop_front() {
+            if let Err(error) = self.wake_for(&input) {
+                // Nothing of it is done: it comes again.
+                self.inputs.push_front(input);
+                return Err(error);
+            }
             self.input(input, now)?;
             if self.batch.rows() >= gateway.limits.batch_rows_max {
                 break;
@@ -340,6 +351,8 @@ impl<S: Store> Engine<S> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        self.rest(now, 2 * self.rate.last_batch + RESTS);
+        self.tell_open();
         self.store.checkpoint()?;
         self.refill()?;
         self.seal(now, idle)
@@ -365,6 +378,14 @@ impl<S: Store> Engine<S> {
         self.next_batch = 1;
         tracing::info!(epoch, "message ids go on under the next epoch");
         Ok(())
+    }
+
+    /// How many messages are open, and how many of them rest.
+    fn tell_open(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let totals = &self.gateway.totals;
+        totals.open.store(self.book.len() as u64, Relaxed);
+        totals.resting.store(self.book.resting() as u64, Relaxed);
     }
 
     /// Shows that the engine works; the time.

@@ -36,6 +36,7 @@ impl<S: Store> Engine<S> {
         let mut found = Found::default();
         let book = &mut self.book;
         let lines = &mut self.lines;
+        let hot_max = self.gateway.limits.open_hot_max;
         self.store.recover(&mut |record| match record {
             Record::Account(account) => {
                 kill::point("recover.accounts");
@@ -65,6 +66,21 @@ impl<S: Store> Engine<S> {
                     if a.charge_on != ChargeOn::Accepted {
                         *found.held.entry(a.account).or_default() += a.price.0;
                     }
+                }
+            }
+            Record::Awaiting(a, e) => {
+                kill::point("recover.messages");
+                book.accepted(a, UpstreamId::NONE);
+                let effect = book.sent(e);
+                let held = match a.charge_on {
+                    ChargeOn::Accepted => 0,
+                    _ => a.price.0 - effect.unhold.0,
+                };
+                *found.held.entry(a.account).or_default() += held;
+                if book.hot() > hot_max
+                    && let Some(entry) = book.at_rest(a.key)
+                {
+                    book.rest(a.key, entry);
                 }
             }
             Record::Sent(e) => {
@@ -162,6 +178,12 @@ impl<S: Store> Engine<S> {
         self.gateway.set_accounts(accounts);
         let now = (self.options.now_ms)();
         let parked = found.parked.clone();
+        self.rest(now, self.book.hot());
+        self.wake(
+            parked
+                .iter()
+                .map(|p| (p.upstream, &*p.smsc_id, [&*p.number, &[][..]])),
+        )?;
         for row in found.parked {
             self.keep_parked(row);
         }
@@ -174,10 +196,7 @@ impl<S: Store> Engine<S> {
         }
         self.name_upstreams(&found.upstreams);
         self.queue_open();
-        self.gateway
-            .totals
-            .open
-            .store(self.book.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        self.tell_open();
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use crate::store::{MarkKind, Progress, Store, StoreError};
 /// Deadlines nearer than this are kept in order; farther ones are found by the sweep.
 const NEAR_MS: u64 = 120_000;
 /// The sweep goes once around all open messages in this time, well before a near deadline can pass.
-const SWEEP_MS: u64 = 60_000;
+pub(super) const SWEEP_MS: u64 = 60_000;
 /// Expiries in one turn.
 const EXPIRE_MAX: usize = 1_000;
 /// An expired message that a bind has in hand is looked at again after this.
@@ -44,7 +44,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn upkeep(&mut self, now: u64) -> Result<(), StoreError> {
         self.expire(now);
-        self.sweep(now);
+        self.sweep(now)?;
         self.expire_parked(now);
         self.expire_parts(now);
         self.expire_rejoining(now);
@@ -99,7 +99,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// How long a later receipt is awaited: as the message's tariff says for the state it is in, or as long as for all, ms.
-    fn wait_for(&self, open: &Open, timeout: u64) -> u64 {
+    pub(super) fn wait_for(&self, open: &Open, timeout: u64) -> u64 {
         let state = open.provisional.unwrap_or(Final::Unknown);
         self.book.terms(open.tariff).wait_ms(state).unwrap_or(timeout)
     }
@@ -141,13 +141,13 @@ impl<S: Store> Engine<S> {
     }
 
     /// Looks at a slice of the open messages for deadlines that have come near.
-    fn sweep(&mut self, now: u64) {
+    fn sweep(&mut self, now: u64) -> Result<(), StoreError> {
         let timeout = self.gateway.policy.load().receipt_timeout_ms;
         let elapsed = now.saturating_sub(self.swept_ms).min(SWEEP_MS);
         self.swept_ms = now;
-        let slice = (self.book.len() as u64 * elapsed).div_ceil(SWEEP_MS) as usize;
-        for _ in 0..slice.min(self.book.len()) {
-            if self.sweep >= self.book.len() {
+        let slice = (self.book.hot() as u64 * elapsed).div_ceil(SWEEP_MS) as usize;
+        for _ in 0..slice.min(self.book.hot()) {
+            if self.sweep >= self.book.hot() {
                 self.sweep = 0;
             }
             if let Some((key, open)) = self.book.at(self.sweep) {
@@ -159,6 +159,7 @@ impl<S: Store> Engine<S> {
             }
             self.sweep += 1;
         }
+        self.wake_near(now, elapsed)
     }
 
     /// Moves what waits at an upstream that cannot send to another one of its route that can: a slice a turn, and only

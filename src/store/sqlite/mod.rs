@@ -19,7 +19,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 
 use super::{
-    AccountId, Batch, BatchId, Fence, Message, MessageKey, OutboxRow, Owned, Payment, Payout, Pos, Progress,
+    Accepted, AccountId, Batch, BatchId, Fence, MessageKey, OutboxRow, Owned, Payment, Payout, Pos, Progress,
     Record, Store, StoreError, UpstreamId,
 };
 use crate::kill;
@@ -302,12 +302,8 @@ impl Store for SqliteStore {
         recover::recover(&self.conn, out)
     }
 
-    fn load(
-        &mut self,
-        keys: &[MessageKey],
-        out: &mut dyn FnMut(MessageKey, Message),
-    ) -> Result<(), StoreError> {
-        recover::load(&self.conn, keys, out)
+    fn open_rows(&mut self, keys: &[MessageKey], out: &mut dyn FnMut(Accepted)) -> Result<(), StoreError> {
+        recover::open_rows(&self.conn, keys, out)
     }
 
     fn load_outbox(

@@ -10,6 +10,7 @@ use crate::domain::message::Stub;
 use crate::domain::outcome::Final;
 use crate::ids::{AccountId, MessageKey, UpstreamId};
 use crate::money::Money;
+use crate::store::MarkKind;
 
 /// A read-only connection. Opening one per request costs a fraction of a millisecond and never stalls the writer.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Stored {
     pub charged: Option<Money>,
     /// Who took it and when, with the SMSC's id.
     pub sent: Option<(UpstreamId, u64, String)>,
+    /// A provisional state and its `err`, while it is open.
+    pub provisional: Option<(Final, u16)>,
     /// How it ended, `err`, and when.
     pub end: Option<(Final, u16, u64)>,
     /// Its addresses.
@@ -149,11 +152,13 @@ impl Reader {
             price: a.price,
             charged: None,
             sent: None,
+            provisional: None,
             end: None,
             stub: a.message.stub(),
         };
         if table == "carried" {
             found.sent = self.last_sent(key, "carried_sent").map_err(fault)?;
+            found.provisional = self.provisional(key, "carried_mark").map_err(fault)?;
         }
         self.events(key, &mut found).map_err(fault)?;
         Ok(Some(found))
@@ -164,6 +169,9 @@ impl Reader {
         for n in recover::journals(&self.conn)? {
             if let Some(row) = self.last_sent(key, &format!("sent_{n}"))? {
                 found.sent = Some(row);
+            }
+            if let Some(state) = self.provisional(key, &format!("mark_{n}"))? {
+                found.provisional = Some(state);
             }
             let row = self
                 .conn
@@ -179,6 +187,19 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    fn provisional(&self, key: MessageKey, table: &str) -> rusqlite::Result<Option<(Final, u16)>> {
+        let row = self
+            .conn
+            .prepare(&format!(
+                "SELECT state, err FROM {table} WHERE key = ?1 AND kind = ?2 ORDER BY pos DESC LIMIT 1"
+            ))?
+            .query_row((key.0 as i64, MarkKind::Provisional as u8), |r| {
+                Ok(Final::from_code(r.get(0)?).zip(Some(r.get(1)?)))
+            })
+            .optional()?;
+        Ok(row.flatten())
     }
 
     fn last_sent(&self, key: MessageKey, table: &str) -> rusqlite::Result<Option<(UpstreamId, u64, String)>> {
@@ -216,6 +237,7 @@ impl Reader {
                         r.get::<_, i64>(9)? as u64,
                         id,
                     )),
+                    provisional: None,
                     end: state.map(|s| (s, err, done)),
                     stub: Stub::from_record(r.get_ref(11)?.as_blob()?).unwrap_or_default(),
                 })

@@ -1,5 +1,7 @@
 //! Reading back what is open.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, Row, Rows};
 
 use super::{StoreError, fault};
@@ -152,15 +154,94 @@ pub(super) fn accepted(r: &Row<'_>) -> Result<Accepted, StoreError> {
     read().map_err(fault)
 }
 
-fn carried(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
-    let mut stmt = conn
-        .prepare("SELECT * FROM carried ORDER BY key")
-        .map_err(fault)?;
-    let mut rows = stmt.query([]).map_err(fault)?;
-    while let Some(r) = rows.next().map_err(fault)? {
-        out(Record::Accepted(&accepted(r)?));
+/// What became of a carried message, in the order of its positions.
+enum Step {
+    Sent(Sent),
+    Mark(Mark),
+}
+
+impl Step {
+    fn pos(&self) -> Pos {
+        match self {
+            Step::Sent(e) => e.pos,
+            Step::Mark(e) => e.pos,
+        }
     }
-    events(conn, "carried_sent", "carried_mark", out)
+}
+
+/// Messages of sealed segments. There may be millions whose receipts are awaited: those are told one by one, each with the step
+/// that left it so, and nothing is kept of them. The steps of the others come at the end, in the order of their positions.
+fn carried(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
+    let touched = touched(conn).map_err(fault)?;
+    let by_key = |table: &str, order: &str| conn.prepare(&format!("SELECT * FROM {table} ORDER BY {order}"));
+    let mut stmt = by_key("carried", "key").map_err(fault)?;
+    let mut sents = by_key("carried_sent", "key, pos").map_err(fault)?;
+    let mut marks = by_key("carried_mark", "key, pos").map_err(fault)?;
+    let mut rows = stmt.query([]).map_err(fault)?;
+    let (mut sents, mut marks) = (sents.query([]).map_err(fault)?, marks.query([]).map_err(fault)?);
+    let (mut sent, mut mark) = (next_sent(&mut sents)?, next_mark(&mut marks)?);
+    let (mut steps, mut later) = (Vec::new(), Vec::new());
+    while let Some(r) = rows.next().map_err(fault)? {
+        let row = accepted(r)?;
+        steps.clear();
+        while let Some(e) = sent.take_if(|e| e.key <= row.key) {
+            steps.extend((e.key == row.key).then_some(Step::Sent(e)));
+            sent = next_sent(&mut sents)?;
+        }
+        while let Some(e) = mark.take_if(|e| e.key <= row.key) {
+            steps.extend((e.key == row.key).then_some(Step::Mark(e)));
+            mark = next_mark(&mut marks)?;
+        }
+        match awaits_receipt(&mut steps) {
+            Some(sent) if !touched.contains(&row.key.0) => out(Record::Awaiting(&row, sent)),
+            _ => {
+                out(Record::Accepted(&row));
+                later.append(&mut steps);
+            }
+        }
+    }
+    later.sort_unstable_by_key(Step::pos);
+    for step in &later {
+        match step {
+            Step::Sent(e) => out(Record::Sent(e)),
+            Step::Mark(e) => out(Record::Mark(e)),
+        }
+    }
+    Ok(())
+}
+
+/// The step after which nothing but a receipt is awaited, if these end with it.
+fn awaits_receipt(steps: &mut [Step]) -> Option<&Sent> {
+    steps.sort_unstable_by_key(Step::pos);
+    match steps.split_last()? {
+        (Step::Sent(sent), before) if sent.piece == Piece::WHOLE => before
+            .iter()
+            .all(|s| matches!(s, Step::Mark(m) if matches!(m.kind, MarkKind::Sending | MarkKind::Requeued | MarkKind::Replaced) && m.piece == Piece::WHOLE))
+            .then_some(sent),
+        _ => None,
+    }
+}
+
+/// Carried messages of which a journal that is not sealed tells more.
+fn touched(conn: &Connection) -> rusqlite::Result<HashSet<u64>> {
+    let mut found = HashSet::new();
+    let open = journals(conn)?;
+    let mut first = i64::MAX;
+    for n in &open {
+        let key: Option<i64> =
+            conn.query_row(&format!("SELECT MIN(key) FROM accepted_{n}"), [], |r| r.get(0))?;
+        first = first.min(key.unwrap_or(i64::MAX));
+    }
+    for n in open {
+        for table in ["sent", "mark", "final"] {
+            let mut stmt = conn.prepare(&format!("SELECT key FROM {table}_{n} WHERE key < ?1"))?;
+            let mut rows = stmt.query([first])?;
+            while let Some(r) = rows.next()? {
+                found.insert(r.get::<_, i64>(0)? as u64);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// A row of a `sent_N` table or of `carried_sent`.
@@ -346,38 +427,26 @@ fn account(r: &Row<'_>) -> rusqlite::Result<Account> {
     })
 }
 
-/// Reads message records by key, from the journals newest first and then from what was carried forward.
-pub(super) fn load(
+/// Reads rows of messages by key, from the journals newest first and then from what was carried forward.
+pub(super) fn open_rows(
     conn: &Connection,
     keys: &[MessageKey],
-    out: &mut dyn FnMut(MessageKey, Message),
+    out: &mut dyn FnMut(Accepted),
 ) -> Result<(), StoreError> {
     let mut tables: Vec<String> = journals(conn)
         .map_err(fault)?
         .into_iter()
         .rev()
-        .map(|n| format!("accepted_{n}"))
+        .map(|n| format!("SELECT * FROM accepted_{n} WHERE key = ?1"))
         .collect();
-    tables.push("carried".into());
+    tables.push("SELECT * FROM carried WHERE key = ?1".into());
     for id in keys {
         for table in &tables {
-            let found = conn
-                .prepare_cached(&format!("SELECT message FROM {table} WHERE key = ?1"))
-                .and_then(|mut s| {
-                    s.query_row([id.0 as i64], |r| {
-                        r.get_ref(0)?
-                            .as_blob()
-                            .map(Message::from_record)
-                            .map_err(Into::into)
-                    })
-                });
-            match found {
-                Ok(message) => {
-                    out(*id, message.map_err(|_| damaged("accepted", *id))?);
-                    break;
-                }
-                Err(rusqlite::Error::QueryReturnedNoRows) => {}
-                Err(e) => return Err(fault(e)),
+            let mut stmt = conn.prepare_cached(table).map_err(fault)?;
+            let mut rows = stmt.query([id.0 as i64]).map_err(fault)?;
+            if let Some(r) = rows.next().map_err(fault)? {
+                out(accepted(r)?);
+                break;
             }
         }
     }
