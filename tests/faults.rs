@@ -343,10 +343,15 @@ fn a_quiet_segment_is_closed_after_a_day_and_keeps_no_text_of_what_is_over() {
 
 /// Keys that recovery finds open.
 fn found_open(store: &mut SqliteStore) -> BTreeSet<u64> {
-    let mut open = BTreeSet::new();
+    let (mut open, mut waits) = (BTreeSet::new(), BTreeSet::new());
     store
         .recover(&mut |record| match record {
-            Record::Accepted(a) | Record::Awaiting(a, _) => {
+            Record::Accepted(a) => {
+                assert!(!waits.contains(&a.key.0), "nothing follows of a message that waits");
+                open.insert(a.key.0);
+            }
+            Record::Awaiting(a, _) => {
+                assert!(waits.insert(a.key.0));
                 open.insert(a.key.0);
             }
             Record::Finished(e) => {

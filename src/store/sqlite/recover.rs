@@ -172,7 +172,7 @@ impl Step {
 /// Messages of sealed segments. There may be millions whose receipts are awaited: those are told one by one, each with the step
 /// that left it so, and nothing is kept of them. The steps of the others come at the end, in the order of their positions.
 fn carried(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
-    let touched = touched(conn).map_err(fault)?;
+    let (first, touched) = touched(conn).map_err(fault)?;
     let by_key = |table: &str, order: &str| conn.prepare(&format!("SELECT * FROM {table} ORDER BY {order}"));
     let mut stmt = by_key("carried", "key").map_err(fault)?;
     let mut sents = by_key("carried_sent", "key, pos").map_err(fault)?;
@@ -193,7 +193,9 @@ fn carried(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
             mark = next_mark(&mut marks)?;
         }
         match awaits_receipt(&mut steps) {
-            Some(sent) if !touched.contains(&row.key.0) => out(Record::Awaiting(&row, sent)),
+            Some(sent) if row.key < first && !touched.contains(&row.key.0) => {
+                out(Record::Awaiting(&row, sent))
+            }
             _ => {
                 out(Record::Accepted(&row));
                 later.append(&mut steps);
@@ -222,8 +224,9 @@ fn awaits_receipt(steps: &mut [Step]) -> Option<&Sent> {
     }
 }
 
-/// Carried messages of which a journal that is not sealed tells more.
-fn touched(conn: &Connection) -> rusqlite::Result<HashSet<u64>> {
+/// The first message of the journals that are not sealed, which may be carried already, and the carried messages before it of which
+/// these journals tell more.
+fn touched(conn: &Connection) -> rusqlite::Result<(MessageKey, HashSet<u64>)> {
     let mut found = HashSet::new();
     let open = journals(conn)?;
     let mut first = i64::MAX;
@@ -241,7 +244,7 @@ fn touched(conn: &Connection) -> rusqlite::Result<HashSet<u64>> {
             }
         }
     }
-    Ok(found)
+    Ok((MessageKey(first as u64), found))
 }
 
 /// A row of a `sent_N` table or of `carried_sent`.

@@ -228,6 +228,10 @@ impl Book {
     fn apply(&mut self, record: Record<'_>) {
         match record {
             Record::Accepted(a) => self.accepted(a),
+            Record::Awaiting(a, e) => {
+                self.accepted(a);
+                self.sent(e);
+            }
             Record::Sent(e) => self.sent(e),
             Record::Mark(e) => self.known(e.key.0),
             Record::Finished(e) => self.finished(e),
