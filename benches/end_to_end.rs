@@ -16,21 +16,30 @@
     reason = "a measuring tool: it reads clocks, and stops where something is wrong"
 )]
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+#[path = "lab.rs"]
+mod lab;
 #[path = "relay.rs"]
 mod relay;
 
-use smsconnect::smpp::{self, Bind, CommandId, CommandStatus, Npi, Ton};
+use lab::{
+    Process, SMSCONNECT, Setup, World, answered, begin, connect, fdatasync, free_port, machine, number,
+    process_cpu, rss_kib, threads,
+};
+use smsconnect::smpp::{self, CommandId, CommandStatus};
 
-const SMSCONNECT: &str = env!("CARGO_BIN_EXE_smsconnect");
+fn world(p: &Plan) -> World {
+    lab::world(&Setup {
+        upstream_binds: p.upstream_binds,
+        upstream_window: p.upstream_window,
+        ..Setup::default()
+    })
+}
 
 struct Plan {
     binds: u32,
@@ -76,170 +85,22 @@ fn plan() -> Plan {
     p
 }
 
-/// A child that is stopped at the end.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _gone = self.0.wait();
-    }
-}
-
-struct World {
-    dir: tempfile::TempDir,
-    port: u16,
-    serve: Process,
-    smsc: Process,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
-fn world(p: &Plan) -> World {
-    // Beside the build, on a real disk: /tmp is often memory.
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (port, smsc_port) = (free_port(), free_port());
-    let config = format!(
-        "[customer]\nlisten = [\"127.0.0.1:{port}\"]\ndeliver_window = 500\nwindow_max = 1000\n[numbering]\ncountry_code = \"254\"\n\
-         [store]\npath = \"gateway.db\"\n[admin]\nsocket = \"admin.sock\"\n[metrics]\nlisten = \"\"\n[log]\nlevel = \"warn\"\n\
-         [[upstream]]\nname = \"sim\"\naddress = \"127.0.0.1:{smsc_port}\"\npassword = \"x\"\nbinds = {}\nwindow = {}\n\
-         reconnect_min_ms = 50\n[[route]]\nname = \"all\"\nto = [\"sim\"]\n[[tariff]]\nname = \"standard\"\ncurrency = \"KES\"\n\
-         [[tariff.price]]\nprefix = \"254\"\nprice = \"0.80\"\n",
-        p.upstream_binds, p.upstream_window
-    );
-    fs::write(dir.path().join("c.toml"), config).unwrap();
-    let smsc = Command::new(SMSCONNECT)
-        .args(["smsc", "--listen", &format!("127.0.0.1:{smsc_port}")])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let serve = Command::new(SMSCONNECT)
-        .args(["serve", "--config"])
-        .arg(dir.path().join("c.toml"))
-        .spawn()
-        .unwrap();
-    let world = World {
-        dir,
-        port,
-        serve: Process(serve),
-        smsc: Process(smsc),
-    };
-    let start = Instant::now();
-    loop {
-        let bound = world
-            .try_ctl("upstream.list", json!({}))
-            .is_some_and(|l| l["items"][0]["bound"] == p.upstream_binds);
-        if bound {
-            break;
-        }
-        assert!(
-            start.elapsed() < Duration::from_secs(20),
-            "the gateway does not come up"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    world.ctl(
-        "account.create",
-        json!({"name": "load", "system_id": "load", "password": "secret1"}),
-    );
-    world.ctl(
-        "wallet.topup",
-        json!({"account": "load", "amount": "1000000000", "provider": "bank", "receipt": "1"}),
-    );
-    world
-}
-
-impl World {
-    fn try_ctl(&self, method: &str, params: Value) -> Option<Value> {
-        use std::io::{BufRead, BufReader};
-        let socket = self.dir.path().join("admin.sock");
-        let mut stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
-        writeln!(
-            stream,
-            "{}",
-            json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        )
-        .ok()?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).ok()?;
-        serde_json::from_str::<Value>(&line).ok()?.get("result").cloned()
-    }
-
-    fn ctl(&self, method: &str, params: Value) -> Value {
-        self.try_ctl(method, params)
-            .unwrap_or_else(|| panic!("{method} failed"))
-    }
-}
-
-/// CPU microseconds of each thread of a process, summed by name.
-fn threads(pid: u32) -> BTreeMap<String, u64> {
-    let mut out = BTreeMap::new();
-    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-        let Ok(stat) = fs::read_to_string(task.unwrap().path().join("stat")) else {
-            continue;
-        };
-        let (open, close) = (stat.find('(').unwrap(), stat.rfind(')').unwrap());
-        *out.entry(stat[open + 1..close].to_string()).or_insert(0) += cpu_of(&stat);
-    }
-    out
-}
-
-/// CPU microseconds of a process, threads that have ended included.
-fn process_cpu(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    cpu_of(&stat)
-}
-
-/// User and system time of a stat line, microseconds. Clock ticks are a hundredth of a second on Linux.
-fn cpu_of(stat: &str) -> u64 {
-    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-    (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10_000
-}
-
-fn rss_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// One block written and synced, a hundred times: (median, 99th percentile) in milliseconds.
-fn fdatasync(dir: &Path) -> (f64, f64) {
-    let path: PathBuf = dir.join("sync");
-    let mut file = fs::File::create(&path).unwrap();
-    let mut took: Vec<f64> = (0..200)
-        .map(|_| {
-            let start = Instant::now();
-            file.write_all(&[1; 4096]).unwrap();
-            file.sync_data().unwrap();
-            start.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    fs::remove_file(path).unwrap();
-    took.sort_by(f64::total_cmp);
-    (took[100], took[198])
-}
-
 fn run(p: &Plan, window: usize) -> f64 {
     let world = world(p);
     let (sync50, sync99) = fdatasync(world.dir.path());
-    let mut command = Command::new(SMSCONNECT);
-    command
-        .args(["load", "--system-id", "load", "--password", "secret1", "--json"])
-        .args(["--connect", &format!("127.0.0.1:{}", world.port)])
-        .args(["--binds", &p.binds.to_string(), "--window", &window.to_string()])
-        .args(["--duration-s", &p.seconds.to_string()])
-        .stdout(Stdio::piped());
-    if let Some(rate) = p.rate {
-        command.args(["--rate", &rate.to_string()]);
-    }
+    let (binds, window_word, seconds) = (p.binds.to_string(), window.to_string(), p.seconds.to_string());
+    let mut words = vec![
+        "--binds",
+        &binds,
+        "--window",
+        &window_word,
+        "--duration-s",
+        &seconds,
+    ];
+    let rate = p.rate.map(|r| r.to_string());
+    words.extend(rate.iter().flat_map(|rate| ["--rate", rate]));
     let before = threads(world.serve.0.id());
-    let load = command.spawn().unwrap();
+    let load = world.loading(&words);
     let load_id = load.id();
     std::thread::sleep(Duration::from_secs(p.seconds).saturating_sub(Duration::from_millis(300)));
     let (load_cpu, smsc_cpu): (u64, u64) = (
@@ -253,7 +114,6 @@ fn run(p: &Plan, window: usize) -> f64 {
     let r: Value = serde_json::from_slice(&out.stdout).unwrap();
     let stats = world.ctl("stats.show", json!({}));
     let check = world.ctl("wallet.check", json!({}));
-    let number = |v: &Value| v.as_f64().unwrap_or(0.0);
     println!(
         "{} binds x window {window}, {} upstream binds x {}, {} s{}",
         p.binds,
@@ -305,7 +165,7 @@ fn run(p: &Plan, window: usize) -> f64 {
 fn idle(p: &Plan) {
     let world = world(p);
     let pid = world.serve.0.id();
-    let addr = SocketAddr::from(([127, 0, 0, 1], world.port));
+    let addr = world.addr();
     let bind = |_: u32| connect(addr, "load", "secret1");
     let mut held = vec![bind(1)];
     let before = rss_kib(pid);
@@ -374,14 +234,8 @@ fn storm(p: &Plan) {
     }
     // Its own start is no part of it.
     let _gone = (world.serve.0.kill(), world.serve.0.wait());
-    world.serve = Process(
-        Command::new(SMSCONNECT)
-            .args(["serve", "--config"])
-            .arg(world.dir.path().join("c.toml"))
-            .spawn()
-            .unwrap(),
-    );
-    let addr = SocketAddr::from(([127, 0, 0, 1], world.port));
+    world.start();
+    let addr = world.addr();
     while TcpStream::connect(addr).is_err() {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -429,41 +283,6 @@ fn storm(p: &Plan) {
     );
 }
 
-/// Connects and asks to bind.
-fn begin(addr: SocketAddr, system_id: &str, password: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    let mut out = Vec::new();
-    let start = smpp::begin(&mut out, CommandId::BIND_TRANSCEIVER, CommandStatus::ESME_ROK, 1);
-    Bind {
-        system_id: system_id.as_bytes(),
-        password: password.as_bytes(),
-        system_type: b"",
-        interface_version: 0x34,
-        addr_ton: Ton(0),
-        addr_npi: Npi(0),
-        address_range: b"",
-    }
-    .encode_body(&mut out);
-    smpp::finish(&mut out, start);
-    stream.write_all(&out).unwrap();
-    stream
-}
-
-/// The bind's answer is that it is bound.
-fn answered(stream: &mut TcpStream) {
-    let mut head = [0u8; 16];
-    std::io::Read::read_exact(stream, &mut head).unwrap();
-    assert_eq!(head[8..12], [0; 4], "the bind was refused");
-    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    std::io::Read::read_exact(stream, &mut vec![0; length - 16]).unwrap();
-}
-
-fn connect(addr: SocketAddr, system_id: &str, password: &str) -> TcpStream {
-    let mut stream = begin(addr, system_id, password);
-    answered(&mut stream);
-    stream
-}
-
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [as_relay, addresses] = words.as_slice()
@@ -473,6 +292,7 @@ fn main() {
         return relay::run(&TcpListener::bind(listen).unwrap(), smsc.parse().unwrap());
     }
     let p = plan();
+    machine();
     if p.idle > 1 {
         idle(&p);
     } else if p.storm > 0 {

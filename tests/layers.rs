@@ -80,6 +80,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "tokio",
             "tokio_util",
             "hdrhistogram",
+            "rustls",
             "serde_json",
             "getrandom",
             "itoa",

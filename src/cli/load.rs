@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use crate::tools::load::{LoadOptions, run as run_load};
+use crate::tools::load::{LoadOptions, Tls, run as run_load};
 
 #[derive(Args)]
 #[command(
@@ -24,6 +24,12 @@ pub(super) struct LoadArgs {
     /// Its password
     #[arg(long)]
     password: String,
+    /// Bind through TLS to a server that a certificate in this PEM file vouches for
+    #[arg(long)]
+    tls_ca: Option<PathBuf>,
+    /// What the server's certificate must be for
+    #[arg(long, default_value = "localhost")]
+    tls_name: String,
     /// Binds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     binds: u32,
@@ -104,10 +110,18 @@ pub(super) async fn interrupted() {
 }
 
 pub(super) fn run(a: &LoadArgs) -> ExitCode {
+    let tls = match a.tls_ca.as_ref().map(|ca| Tls::new(ca, &a.tls_name)).transpose() {
+        Ok(tls) => tls,
+        Err(e) => {
+            eprintln!("smsconnect: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
     let options = LoadOptions {
         connect: a.connect.clone(),
         system_id: a.system_id.clone(),
         password: a.password.clone(),
+        tls,
         binds: a.binds,
         window: a.window.max(1),
         rate: a.rate,

@@ -49,7 +49,10 @@ pub(super) async fn bind(address: SocketAddr, options: &LoadOptions) -> Result<B
         response_ms: RESPONSE.as_millis() as u64,
     };
     let now = clock::now_ms();
-    let mut conn = Connection::new(stream);
+    let mut conn = match &options.tls {
+        Some(tls) => Connection::with_tls(stream, tls.connect()?),
+        None => Connection::new(stream),
+    };
     let mut session = Session::new(Role::Client, timers, options.window, now);
     let request = Bind {
         system_id: options.system_id.as_bytes(),

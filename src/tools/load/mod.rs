@@ -4,6 +4,7 @@
 mod connection;
 mod report;
 mod tally;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::clock;
 pub(crate) use report::thousands;
 pub use report::{LoadReport, Percentiles};
 use tally::Tally;
+pub use tls::Tls;
 
 /// What to send, to whom, how fast.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct LoadOptions {
     pub system_id: String,
     /// Its password.
     pub password: String,
+    /// Bind through TLS.
+    pub tls: Option<Tls>,
     /// Binds (transceivers).
     pub binds: u32,
     /// Unanswered submits a bind.
@@ -63,6 +67,7 @@ impl Default for LoadOptions {
             connect: vec![SocketAddr::from(([127, 0, 0, 1], 2775))],
             system_id: "load".into(),
             password: "load".into(),
+            tls: None,
             binds: 1,
             window: 100,
             rate: None,
@@ -93,6 +98,9 @@ pub enum LoadError {
         "{0} refused the bind with {1}; check system_id, password, the account's state, its addresses and its bind limit"
     )]
     Bind(SocketAddr, String),
+    /// TLS cannot begin.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The options make no sense.
     #[error("{0}")]
     Options(&'static str),
