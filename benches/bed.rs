@@ -55,6 +55,7 @@ pub fn world(lines: u32, tps: u32) -> (Arc<Gateway>, Arc<Live>) {
     };
     let limits = Limits {
         open_max: u64::MAX,
+        waiting_max: u64::MAX,
         open_hot_max: 1_000_000,
         ingress_max: u64::MAX,
         outbox_max: 1_000,

@@ -287,7 +287,7 @@ fn down(seconds: u64) {
     println!(
         "no upstream for {seconds} s: {} accepted, refused {}, {} -> {} MB of own memory",
         report["accepted"],
-        report["refused"],
+        report["statuses"],
         before / 1024,
         own_kib(pid) / 1024
     );
@@ -342,7 +342,7 @@ fn overload(seconds: u64) {
     println!(
         "peak {peak:.0} /s; asked for ten times that: {accepted:.0} /s accepted ({:.2} of it), refused {}",
         accepted / peak,
-        report["refused"]
+        report["statuses"]
     );
     println!(
         "  slowest enquire_link of another session {:.0} ms; {} -> {} MB; accepted and with exactly one receipt: {}",

@@ -385,3 +385,74 @@ fn customers_that_reconnect_all_the_time_leave_nothing_behind() {
     eventually("only the steady one is left", || world.stat("sessions") == 1);
     world.reconciles();
 }
+
+#[test]
+fn a_flood_is_read_slowly_answered_whole_and_disturbs_no_link_check() {
+    let _turn = beside_others();
+    let (world, _script, mut smsc, mut p) = common::linked(|c| c.customer.window_max = 5);
+    let taking = std::thread::spawn(move || {
+        let mut taken = 0;
+        while let Some(got) = smsc.read() {
+            if got.id == CommandId::SUBMIT_SM {
+                taken += 1;
+                smsc.accept(&got, &format!("f{taken}"));
+            }
+        }
+    });
+    let total = 4_000;
+    let mut out = Vec::new();
+    for _ in 0..total {
+        p.sequence += 1;
+        smpp::put_short_message(&mut out, CommandId::SUBMIT_SM, p.sequence, &message(b"flood"));
+    }
+    p.sequence += 1;
+    smpp::put_header_only(
+        &mut out,
+        CommandId::ENQUIRE_LINK,
+        CommandStatus::ESME_ROK,
+        p.sequence,
+    );
+    let start = std::time::Instant::now();
+    p.raw(&out);
+    let (mut accepted, mut refused) = (0, 0);
+    loop {
+        let got = p.read().unwrap();
+        match (got.id, got.status) {
+            (CommandId::SUBMIT_SM_RESP, CommandStatus::ESME_ROK) => accepted += 1,
+            (CommandId::SUBMIT_SM_RESP, CommandStatus::ESME_RMSGQFUL) => refused += 1,
+            (CommandId::ENQUIRE_LINK_RESP, _) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    while accepted + refused < total {
+        let got = p.expect(CommandId::SUBMIT_SM_RESP);
+        accepted += i32::from(got.status == CommandStatus::ESME_ROK);
+        refused += i32::from(got.status == CommandStatus::ESME_RMSGQFUL);
+    }
+    assert_eq!(accepted + refused, total);
+    assert!(refused > 500, "{accepted} {refused} in {:?}", start.elapsed());
+    assert!(accepted > 5, "{accepted} {refused}");
+    drop(p);
+    drop(world);
+    taking.join().unwrap();
+}
+
+#[test]
+fn what_waits_for_an_upstream_has_a_bound() {
+    let _turn = beside_others();
+    let (world, _script) = common::scripted(|c| c.limits.waiting_max = 5);
+    let mut p = world.bound("acme");
+    let mut accepted = 0;
+    loop {
+        let got = p.submit(&message(b"waits"));
+        if got.status == CommandStatus::ESME_RMSGQFUL {
+            break;
+        }
+        assert_eq!(got.status, CommandStatus::ESME_ROK);
+        accepted += 1;
+        assert!(accepted < 50, "no bound");
+    }
+    assert!(accepted >= 5);
+    eventually("they are counted", || world.stat("waiting") == accepted);
+    world.reconciles();
+}

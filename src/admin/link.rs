@@ -227,6 +227,7 @@ pub(super) fn stats(context: &Context, params: Value) -> Result<Value, Fault> {
         "inbound": load(&t.inbound),
         "delivered": load(&t.delivered),
         "open": load(&t.open),
+        "waiting": load(&t.waiting),
         "resting": load(&t.resting),
         "commits": commits,
         "rows_per_commit": load(&t.rows).checked_div(commits).unwrap_or(0),

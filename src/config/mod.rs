@@ -418,6 +418,8 @@ impl Default for MetricsConfig {
 pub struct Limits {
     /// Messages accepted and not final; beyond: ESME_RMSGQFUL.
     pub open_max: u64,
+    /// Of these taken by no SMSC yet; beyond: ESME_RMSGQFUL.
+    pub waiting_max: u64,
     /// Of these in memory whole; beyond, those that await only their receipt are kept in a short form.
     pub open_hot_max: u32,
     /// Submits waiting for their commit; beyond: ESME_RMSGQFUL.
@@ -438,7 +440,8 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             open_max: 20_000_000,
-            open_hot_max: 500_000,
+            waiting_max: 2_000_000,
+            open_hot_max: 250_000,
             ingress_max: 100_000,
             outbox_max: 10_000,
             parked_max: 1_000_000,

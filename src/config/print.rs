@@ -95,8 +95,9 @@ pub fn print(c: &Config) -> String {
     put(format!("\n[metrics]\nlisten = {listen:?}\n"));
     let l = &c.limits;
     put(format!(
-        "[limits]\nopen_max = {}\nopen_hot_max = {}\ningress_max = {}\noutbox_max = {}\nparked_max = {}\nparked_keep_s = {}\nbind_checks_max = {}\nunbound_per_ip_max = {}\n",
+        "[limits]\nopen_max = {}\nwaiting_max = {}\nopen_hot_max = {}\ningress_max = {}\noutbox_max = {}\nparked_max = {}\nparked_keep_s = {}\nbind_checks_max = {}\nunbound_per_ip_max = {}\n",
         l.open_max,
+        l.waiting_max,
         l.open_hot_max,
         l.ingress_max,
         l.outbox_max,

@@ -199,6 +199,7 @@ fn admin(r: &mut Reader<'_, '_>, c: &mut Config) {
 fn limits(r: &mut Reader<'_, '_>, c: &mut Config) {
     let o = &mut c.limits;
     r.u64("open_max", 1, 1_000_000_000, &mut o.open_max);
+    r.u64("waiting_max", 1, 1_000_000_000, &mut o.waiting_max);
     r.u32("open_hot_max", 1, 100_000_000, &mut o.open_hot_max);
     r.u64("ingress_max", 1, 100_000_000, &mut o.ingress_max);
     r.u32("outbox_max", 1, 100_000_000, &mut o.outbox_max);

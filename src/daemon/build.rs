@@ -49,6 +49,7 @@ pub(super) fn gateway(
     }
     let limits = Limits {
         open_max: config.limits.open_max,
+        waiting_max: config.limits.waiting_max,
         open_hot_max: config.limits.open_hot_max as usize,
         ingress_max: config.limits.ingress_max,
         outbox_max: config.limits.outbox_max as usize,

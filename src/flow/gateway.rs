@@ -25,6 +25,8 @@ use crate::metrics::Metrics;
 pub struct Limits {
     /// Messages accepted and not final; beyond: refused.
     pub open_max: u64,
+    /// Of these taken by no SMSC yet; beyond: refused.
+    pub waiting_max: u64,
     /// Of these in memory whole; beyond, those that await only their receipt are kept in a short form.
     pub open_hot_max: usize,
     /// Submits waiting for their commit; beyond: refused.
@@ -101,6 +103,8 @@ pub struct Totals {
     pub rows: AtomicU64,
     /// Open messages.
     pub open: AtomicU64,
+    /// Of these in the lanes of upstreams or behind them in the store.
+    pub waiting: AtomicU64,
     /// Of these kept in a short form until their receipt comes.
     pub resting: AtomicU64,
     /// Parked receipts.
@@ -231,7 +235,8 @@ impl Gateway {
         }
         let full = self.in_commit.load(Ordering::Relaxed) >= self.limits.ingress_max
             || self.in_commit_octets.load(Ordering::Relaxed) >= self.limits.ingress_max * INGRESS_OCTETS_EACH
-            || self.totals.open.load(Ordering::Relaxed) >= self.limits.open_max;
+            || self.totals.open.load(Ordering::Relaxed) >= self.limits.open_max
+            || self.totals.waiting.load(Ordering::Relaxed) >= self.limits.waiting_max;
         full.then_some(Reject::Overload)
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::customer::{Logic, OUT_HIGH};
+use super::customer::Logic;
 use super::upstream::{Link, LinkOptions, Served};
 use super::{Shared, Statuses, Wake, accept, auth};
 use crate::config;
@@ -85,7 +85,7 @@ impl Customer {
     /// Does what there is to do: after reading, when rung, and when [`Customer::deadline`] has come.
     pub fn turn(&mut self, now: u64) {
         let (logic, conn) = (&mut self.logic, &mut self.conn);
-        if conn.pending() >= OUT_HIGH {
+        if !logic.may_read(conn.pending(), now) {
             conn.hold(now);
         }
         logic.letters(&mut conn.out);
@@ -106,14 +106,14 @@ impl Customer {
 
     /// When it wants to be looked at although nothing comes.
     #[must_use]
-    pub fn deadline(&self) -> Option<u64> {
-        self.logic.deadline(self.conn.partial_since())
+    pub fn deadline(&self, now: u64) -> Option<u64> {
+        self.logic.deadline(self.conn.partial_since(), now)
     }
 
-    /// Whether the peer is read at all: not while it leaves too much unread itself.
+    /// Whether the peer is read at all: not while it leaves too much unread itself, nor while most of what it sends is refused.
     #[must_use]
-    pub fn may_read(&self) -> bool {
-        self.conn.pending() < OUT_HIGH
+    pub fn may_read(&self, now: u64) -> bool {
+        self.logic.may_read(self.conn.pending(), now)
     }
 
     /// Octets that wait to be carried.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::accept::Place;
 use super::auth::{self, Refusal};
+use super::brake::Brake;
 use super::pdus::Pdus;
 use super::requests::Multis;
 use super::{Shared, Wake, deliver, tls};
@@ -79,6 +80,7 @@ pub(super) struct Logic {
     /// Answers to submit_multis that are under way.
     pub multis: Multis,
     pdus: Pdus,
+    pub brake: Brake,
     /// When batches of submits were handed over, monotonic microseconds, and how many of each are unanswered.
     handed: VecDeque<(u64, usize)>,
     items: Vec<OutItem>,
@@ -117,7 +119,7 @@ impl Customer {
             }
             let now = clock::now_ms();
             let (conn, logic) = (&mut self.conn, &mut self.logic);
-            if conn.pending() >= OUT_HIGH {
+            if !logic.may_read(conn.pending(), now) {
                 conn.hold(now);
             }
             let acknowledged = logic.letters(&mut conn.out);
@@ -151,9 +153,9 @@ impl Customer {
         let now = clock::now_ms();
         let logic = &mut self.logic;
         let deadline = logic
-            .deadline(self.conn.partial_since())
+            .deadline(self.conn.partial_since(), now)
             .map_or(3_600_000, |at| at.saturating_sub(now));
-        let may_read = self.conn.pending() < OUT_HIGH;
+        let may_read = logic.may_read(self.conn.pending(), now);
         let may_write = self.conn.pending() > 0;
         let (stream, wake, stop) = (&self.conn.stream, &self.wake.0, &logic.shared.stop);
         let readable = tokio::select! {
@@ -216,6 +218,7 @@ impl Logic {
             letters: Vec::new(),
             multis: Multis::default(),
             pdus: Pdus::new("customer"),
+            brake: Brake::default(),
             handed: VecDeque::new(),
             items: Vec::new(),
             stopping: false,
@@ -226,10 +229,16 @@ impl Logic {
         }
     }
 
-    pub(super) fn deadline(&self, partial_since: Option<u64>) -> Option<u64> {
+    /// Whether the peer is read at all: not while it leaves too much unread itself, nor while most of what it sends is refused.
+    pub(super) fn may_read(&self, pending: usize, now: u64) -> bool {
+        let window = self.bound.as_ref().map_or(0, |b| b.window);
+        pending < OUT_HIGH && !self.brake.holds(now, self.unanswered, window)
+    }
+
+    pub(super) fn deadline(&self, partial_since: Option<u64>, now: u64) -> Option<u64> {
         let slow = partial_since.map(|t| t + self.shared.customer.pdu_timeout_ms);
         let quiet = (self.quiet_until_ms > 0).then_some(self.quiet_until_ms);
-        [self.session.next_timeout(), slow, quiet]
+        [self.session.next_timeout(), slow, quiet, self.brake.until(now)]
             .into_iter()
             .flatten()
             .min()

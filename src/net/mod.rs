@@ -7,6 +7,7 @@
 mod accept;
 mod auth;
 pub mod bare;
+mod brake;
 mod convert;
 mod customer;
 mod deliver;

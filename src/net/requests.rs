@@ -82,6 +82,9 @@ impl Logic {
             }),
         };
         if let Err(fault) = done {
+            if let Fault::Reason(reason) = fault {
+                self.brake.refused(reason, now);
+            }
             let status = self.status_of(fault);
             smpp::put_header_only(out, response_to(header.command_id), status, sequence);
         }

@@ -348,6 +348,7 @@ impl Plan {
         };
         let limits = Limits {
             open_max: self.open_max,
+            waiting_max: 10_000,
             open_hot_max: self.open_hot_max,
             ingress_max: self.ingress_max,
             outbox_max: self.outbox_max,

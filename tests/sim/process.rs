@@ -298,7 +298,7 @@ impl World {
             return;
         };
         p.poked = true;
-        while s.may_read()
+        while s.may_read(clock::now())
             && let Some(octets) = self.conns[conn].pipes[IN].unread.pop_front()
         {
             self.conns[conn].pipes[IN].in_flight -= octets.len();
@@ -313,7 +313,7 @@ impl World {
                 .push("I9 more than a megabyte waits for a customer".into());
         }
         let over = s.over().is_some();
-        *due = s.deadline().unwrap_or(u64::MAX);
+        *due = s.deadline(clock::now()).unwrap_or(u64::MAX);
         if !octets.is_empty() {
             self.gateway_says(conn, &octets);
         }

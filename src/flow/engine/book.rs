@@ -140,6 +140,9 @@ pub struct Book {
     terms: HashMap<u32, Terms, foldhash::fast::FixedState>,
 }
 
+/// Open messages for which room is kept when there are fewer.
+const KEPT: usize = 1 << 20;
+
 /// Of messages whose tariff is not known: only of releases that kept none.
 static PLAIN: Terms = Terms {
     tax_bp: 0,
@@ -170,6 +173,14 @@ impl Book {
         if let Some(open) = self.open.swap_remove(&key.0) {
             self.correlation.remove(open.correlation, key);
             self.rests.insert(entry);
+        }
+    }
+
+    /// Gives back what a flood has left behind. Moving the messages that are open takes as long as at the way up.
+    pub fn shrink(&mut self) {
+        if self.open.capacity() > KEPT && self.open.len() < self.open.capacity() / 8 {
+            self.open.shrink_to(self.open.len() * 2);
+            self.correlation.shrink();
         }
     }
 

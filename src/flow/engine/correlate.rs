@@ -36,6 +36,11 @@ impl Correlation {
         handle
     }
 
+    /// Gives back what a flood has left behind.
+    pub fn shrink(&mut self) {
+        self.map.shrink_to(self.map.len() * 2);
+    }
+
     /// Notes a message under the handle it had.
     pub fn restore(&mut self, handle: u64, key: MessageKey) {
         self.map.insert(handle, key.0);

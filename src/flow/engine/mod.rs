@@ -386,6 +386,9 @@ impl<S: Store> Engine<S> {
         let totals = &self.gateway.totals;
         totals.open.store(self.book.len() as u64, Relaxed);
         totals.resting.store(self.book.resting() as u64, Relaxed);
+        let depths = self.gateway.upstreams.iter().map(|u| u.depth());
+        let waiting: usize = depths.map(|(memory, stored)| memory + stored).sum();
+        totals.waiting.store(waiting as u64, Relaxed);
     }
 
     /// Shows that the engine works; the time.

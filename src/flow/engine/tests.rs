@@ -135,6 +135,7 @@ fn gateway() -> Arc<Gateway> {
     };
     let limits = Limits {
         open_max: 10_000,
+        waiting_max: 10_000,
         open_hot_max: 10_000,
         ingress_max: 10_000,
         outbox_max: 6,

@@ -45,6 +45,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn upkeep(&mut self, now: u64) -> Result<(), StoreError> {
         self.expire(now);
         self.sweep(now)?;
+        self.book.shrink();
         self.expire_parked(now);
         self.expire_parts(now);
         self.expire_rejoining(now);
