@@ -132,6 +132,34 @@ pub fn pdus(
     counter!("smsconnect_pdus_total", "side" => side, "direction" => direction, "command" => command, "status" => status)
 }
 
+/// A message that was refused since its number is suppressed, by the scope of the entry.
+pub fn suppression_hit(scope: &'static str) {
+    counter!("smsconnect_suppression_hits_total", "scope" => scope).increment(1);
+}
+
+/// A text that a rule of the config hit.
+pub fn content_hit(rule: &str, action: &'static str) {
+    counter!("smsconnect_content_hits_total", "rule" => rule.to_string(), "action" => action).increment(1);
+}
+
+/// An inbound message, by what became of it.
+pub fn inbound(outcome: &'static str) {
+    counter!("smsconnect_inbound_total", "outcome" => outcome).increment(1);
+}
+
+/// A rule against abuse has tripped.
+pub fn case_opened(kind: &'static str) {
+    counter!("smsconnect_cases_opened_total", "kind" => kind).increment(1);
+}
+
+/// What waits, and how many numbers must not be sent to.
+pub fn rule_gauges(held: u64, waiting: u64, unclaimed: u64, suppressed: usize) {
+    gauge!("smsconnect_messages_held").set(held as f64);
+    gauge!("smsconnect_messages_waiting").set(waiting as f64);
+    gauge!("smsconnect_inbound_unclaimed").set(unclaimed as f64);
+    gauge!("smsconnect_suppressed_numbers").set(suppressed as f64);
+}
+
 /// A request over the admin socket.
 pub fn admin_request(method: &'static str, outcome: &'static str) {
     counter!("smsconnect_admin_requests_total", "method" => method, "outcome" => outcome).increment(1);
@@ -207,6 +235,22 @@ fn describe() {
         ),
         ("smsconnect_submits_refused_total", "Submits refused, by reason"),
         ("smsconnect_segments_total", "Segments of accepted submits"),
+        (
+            "smsconnect_suppression_hits_total",
+            "Submits refused since their number is suppressed, by scope of the entry",
+        ),
+        (
+            "smsconnect_content_hits_total",
+            "Texts that a content rule hit, by rule and action",
+        ),
+        (
+            "smsconnect_inbound_total",
+            "Inbound messages by outcome: delivered, unclaimed; and stop and start, which are delivered too",
+        ),
+        (
+            "smsconnect_cases_opened_total",
+            "Rules against abuse that have tripped, by kind",
+        ),
         (
             "smsconnect_charged_micros_total",
             "Money charged, in millionths of the currency unit",

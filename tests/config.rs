@@ -28,6 +28,11 @@ fn the_reference_equals_the_defaults() {
     plain.tariff = reference.tariff.clone();
     plain.sender = reference.sender.clone();
     plain.inbound = reference.inbound.clone();
+    plain.rules.class = reference.rules.class.clone();
+    plain.rules.rewrite = reference.rules.rewrite.clone();
+    plain.rules.content = reference.rules.content.clone();
+    plain.rules.abuse = reference.rules.abuse.clone();
+    plain.rules.suppress = reference.rules.suppress.clone();
     assert_eq!(reference, plain);
     // The examples hold the defaults of their optional keys.
     let up = &reference.upstream[0];

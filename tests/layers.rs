@@ -13,7 +13,11 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("kill", &[], &["nix"]),
     ("smpp", &["text"], &["bytes", "nom", "thiserror"]),
     ("session", &["smpp"], &[]),
-    ("domain", &["ids", "money", "text"], &["governor", "thiserror"]),
+    (
+        "domain",
+        &["ids", "money", "text"],
+        &["foldhash", "governor", "regex", "thiserror"],
+    ),
     (
         "store",
         &["domain", "ids", "money"],
@@ -70,7 +74,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "thiserror",
         ],
     ),
-    ("config", &["ids", "money"], &["toml", "serde", "csv", "jiff"]),
+    ("config", &["ids", "money"], &["toml", "serde", "csv", "jiff", "regex"]),
     ("metrics", &["ids", "money"], &["metrics"]),
     (
         "tools",

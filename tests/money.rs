@@ -121,6 +121,14 @@ fn store(world: &World) -> std::path::PathBuf {
     world.config.store.path.clone()
 }
 
+/// The hour at which the tests run decides nothing.
+fn at_any_time() -> Vec<config::rules::Class> {
+    vec![config::rules::Class {
+        name: "promotional".into(),
+        ..Default::default()
+    }]
+}
+
 // Prices.
 
 #[test]
@@ -133,7 +141,9 @@ fn operator_prefix_class_and_time_decide_the_price() {
         c.sender = vec![config::Sender {
             id: "DEALS".into(),
             class: "promotional".into(),
+            ..Default::default()
         }];
+        c.rules.class = at_any_time();
         c.tariff[0].price = vec![
             price("254", "", "", 0, 800_000),
             price("254", "", "promotional", 0, 600_000),
@@ -761,7 +771,9 @@ fn statements_chain_and_their_lines_add_up_to_the_micro_unit() {
         c.sender = vec![config::Sender {
             id: "DEALS".into(),
             class: "promotional".into(),
+            ..Default::default()
         }];
+        c.rules.class = at_any_time();
     });
     for (n, source) in [(0, &b"ACME"[..]), (1, b"DEALS"), (2, b"ACME")] {
         assert_eq!(p.submit(&to(source, b"254712345678")).status, ROK);

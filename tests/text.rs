@@ -538,6 +538,7 @@ fn rule(keyword: Option<&str>, account: &str, join: bool) -> config::Inbound {
         keyword: keyword.map(str::to_string),
         account: account.into(),
         join,
+        ..Default::default()
     }
 }
 

@@ -10,8 +10,11 @@ mod params;
 mod payment;
 mod price;
 mod reconcile;
+mod review;
 mod rpc;
+mod sender;
 mod server;
+mod suppression;
 mod wallet;
 
 use std::path::PathBuf;

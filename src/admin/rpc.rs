@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Context, account, event, link, message, payment, price, reconcile, wallet};
+use crate::domain::sender::Standing;
+
+use super::{Context, account, event, link, message, payment, price, reconcile, review, sender, suppression, wallet};
 
 /// A method of the admin socket.
 #[derive(Debug, Clone, Copy)]
@@ -208,6 +210,91 @@ pub const METHODS: &[Method] = &[
         doc: "Counters since the start",
     },
     Method {
+        name: "sender.register",
+        roles: &["operator", "support"],
+        doc: "Registers a sender address of an account at an operator, with its class",
+    },
+    Method {
+        name: "sender.list",
+        roles: READ,
+        doc: "Sender addresses of the config and those registered",
+    },
+    Method {
+        name: "sender.activate",
+        roles: &["operator", "trust"],
+        doc: "Lets a registered sender be used",
+    },
+    Method {
+        name: "sender.suspend",
+        roles: &["operator", "trust"],
+        doc: "Lets a registered sender be used no more for the moment",
+    },
+    Method {
+        name: "sender.revoke",
+        roles: &["operator", "trust"],
+        doc: "Ends a registration for good",
+    },
+    Method {
+        name: "suppression.add",
+        roles: &["support", "dpo"],
+        doc: "Notes a number that must not be sent to",
+    },
+    Method {
+        name: "suppression.import",
+        roles: &["support", "dpo"],
+        doc: "Notes many numbers, 10000 a request",
+    },
+    Method {
+        name: "suppression.remove",
+        roles: &["dpo"],
+        doc: "Forgets a number that must not be sent to, with a reason",
+    },
+    Method {
+        name: "suppression.check",
+        roles: &["support", "dpo", "auditor"],
+        doc: "Every entry of a number",
+    },
+    Method {
+        name: "suppression.list",
+        roles: &["support", "dpo", "auditor"],
+        doc: "Numbers that must not be sent to, by their keyed hash",
+    },
+    Method {
+        name: "held.list",
+        roles: &["operator", "dpo", "trust", "auditor"],
+        doc: "Messages that wait for a person since a content rule hit them",
+    },
+    Method {
+        name: "held.release",
+        roles: &["operator", "trust"],
+        doc: "Lets a held message go",
+    },
+    Method {
+        name: "held.reject",
+        roles: &["operator", "trust"],
+        doc: "Refuses a held message; nothing is charged",
+    },
+    Method {
+        name: "case.list",
+        roles: &["operator", "support", "dpo", "trust", "auditor"],
+        doc: "Rules against abuse that have tripped, newest first",
+    },
+    Method {
+        name: "case.show",
+        roles: &["operator", "support", "dpo", "trust", "auditor"],
+        doc: "Shows a case",
+    },
+    Method {
+        name: "case.close",
+        roles: &["operator", "dpo", "trust"],
+        doc: "Closes a case with what was found; its rule may trip again",
+    },
+    Method {
+        name: "inbound.list",
+        roles: &["operator", "support", "dpo", "auditor"],
+        doc: "Inbound messages that no rule claims",
+    },
+    Method {
         name: "server.drain",
         roles: OPERATOR,
         doc: "Stops taking submits and ends in good order",
@@ -322,6 +409,23 @@ pub(super) async fn dispatch(context: &Context, method: &str, params: Value) -> 
         "upstream.reconnect" => link::reconnect(context, params),
         "queue.show" => link::queue(context, params),
         "stats.show" => link::stats(context, params),
+        "sender.register" => sender::register(context, params).await,
+        "sender.list" => sender::list(context, params),
+        "sender.activate" => sender::stand(context, params, Standing::Active).await,
+        "sender.suspend" => sender::stand(context, params, Standing::Suspended).await,
+        "sender.revoke" => sender::stand(context, params, Standing::Revoked).await,
+        "suppression.add" => suppression::add(context, params).await,
+        "suppression.import" => suppression::import(context, params).await,
+        "suppression.remove" => suppression::remove(context, params).await,
+        "suppression.check" => suppression::check(context, params).await,
+        "suppression.list" => suppression::list(context, params).await,
+        "held.list" => review::held(context, params).await,
+        "held.release" => review::decide(context, params, true).await,
+        "held.reject" => review::decide(context, params, false).await,
+        "case.list" => review::cases(context, params).await,
+        "case.show" => review::case(context, params).await,
+        "case.close" => review::close(context, params).await,
+        "inbound.list" => review::unclaimed(context, params).await,
         "server.drain" => link::drain(context, params),
         _ => Err(Fault::new(
             "E_UNKNOWN_CMD",

@@ -5,14 +5,14 @@ use std::collections::HashSet;
 use super::Config;
 use super::reader::{Faults, Places, join};
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     places: &'a Places,
     faults: &'a mut Faults,
 }
 
 impl Check<'_> {
     /// A fault at a key, or at its table where the key was not written.
-    fn fault(&mut self, path: &str, what: impl AsRef<str>) {
+    pub fn fault(&mut self, path: &str, what: impl AsRef<str>) {
         let parent = path.rsplit_once('.').map_or("", |(p, _)| p);
         let line = self
             .places
@@ -23,7 +23,7 @@ impl Check<'_> {
         self.faults.push((line, format!("{path}: {}", what.as_ref())));
     }
 
-    fn names<'n>(&mut self, table: &str, names: impl Iterator<Item = &'n str>) {
+    pub fn names<'n>(&mut self, table: &str, names: impl Iterator<Item = &'n str>) {
         let mut seen = HashSet::new();
         for (i, name) in names.enumerate() {
             let path = format!("{table}[{i}].name");
@@ -37,7 +37,7 @@ impl Check<'_> {
 }
 
 /// Final states, by the words of receipts.
-const FINAL: &[&str] = &[
+pub(super) const FINAL: &[&str] = &[
     "DELIVRD", "EXPIRED", "DELETED", "UNDELIV", "ACCEPTD", "UNKNOWN", "REJECTD",
 ];
 
@@ -57,9 +57,14 @@ pub const REASONS: &[&str] = &[
     "empty",
     "destination",
     "source",
+    "suppressed",
+    "loop",
+    "content",
+    "window",
     "too_long",
     "rate",
     "quota",
+    "frequency",
     "no_route",
     "no_price",
     "balance",
@@ -87,7 +92,8 @@ pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     upstreams(c, &mut k);
     routes(c, &mut k);
     tariffs(c, &mut k);
-    senders(c, &mut k);
+    super::rules::check_senders(c, &mut k);
+    super::rules::check(c, &mut k);
     for reason in c.status.keys().filter(|r| !REASONS.contains(&r.as_str())) {
         k.fault(
             &format!("status.{reason}"),
@@ -310,26 +316,6 @@ fn routes(c: &Config, k: &mut Check<'_>) {
     }
 }
 
-fn senders(c: &Config, k: &mut Check<'_>) {
-    let mut seen = HashSet::new();
-    for (i, s) in c.sender.iter().enumerate() {
-        let path = |key: &str| format!("sender[{i}].{key}");
-        if s.id.is_empty() || s.id.len() > 20 {
-            k.fault(&path("id"), "must be a sender address of 1 to 20 characters");
-        }
-        if !seen.insert(s.id.to_ascii_lowercase()) {
-            k.fault(&path("id"), format!("{:?} is listed twice", s.id));
-        }
-        let word = |c: char| c.is_ascii_lowercase() || c == '_' || c == '-';
-        if s.class.is_empty() || !s.class.chars().all(word) {
-            k.fault(
-                &path("class"),
-                "must be a word in small letters, such as \"promotional\"",
-            );
-        }
-    }
-}
-
 fn tariffs(c: &Config, k: &mut Check<'_>) {
     k.names("tariff", c.tariff.iter().map(|t| t.name.as_str()));
     for (i, t) in c.tariff.iter().enumerate() {
@@ -346,7 +332,8 @@ fn tariffs(c: &Config, k: &mut Check<'_>) {
             );
         }
         let operators: HashSet<&str> = c.numbering.ranges.iter().map(|(_, o)| o.as_str()).collect();
-        let classes: HashSet<&str> = c.sender.iter().map(|s| s.class.as_str()).collect();
+        let own = c.sender.iter().map(|s| s.class.as_str());
+        let classes: HashSet<&str> = own.chain(["transactional", "promotional"]).collect();
         let mut seen = HashSet::new();
         for (j, p) in t.price.iter().enumerate() {
             let path = |key: &str| format!("tariff[{i}].price[{j}].{key}");

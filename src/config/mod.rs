@@ -1,9 +1,35 @@
 //! The configuration: one TOML file, every key with its unit in the name, every fault reported at once with its line.
 
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// The words that may be written.
+            pub const WORDS: &'static [&'static str] = &[$($text,)*];
+
+            /// From its word.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<$name> {
+                match word { $($text => Some($name::$variant),)* _ => None }
+            }
+
+            /// Its word.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+    };
+}
+
 mod check;
 mod print;
 mod read;
 mod reader;
+pub mod rules;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,31 +69,6 @@ impl fmt::Display for Fault {
             line => write!(f, "{}:{line}: {}", self.file.display(), self.what),
         }
     }
-}
-
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
-
-        impl $name {
-            /// The words that may be written.
-            pub const WORDS: &'static [&'static str] = &[$($text,)*];
-
-            /// From its word.
-            #[must_use]
-            pub fn parse(word: &str) -> Option<$name> {
-                match word { $($text => Some($name::$variant),)* _ => None }
-            }
-
-            /// Its word.
-            #[must_use]
-            pub fn word(self) -> &'static str {
-                match self { $($name::$variant => $text,)* }
-            }
-        }
-    };
 }
 
 choice! {
@@ -323,6 +324,14 @@ pub struct Sender {
     pub id: String,
     /// Its class, such as `promotional`.
     pub class: String,
+    /// Only for this account; empty: for every account.
+    pub account: String,
+    /// Only at this operator of the plan; empty: at all.
+    pub operator: String,
+    /// Whether it may be used.
+    pub status: rules::Status,
+    /// It may look like a reserved name: it is its owner's.
+    pub reserved: bool,
 }
 
 /// `[store]`
@@ -553,6 +562,8 @@ pub struct Upstream {
     pub validity: Validity,
     /// Optional parameters that pass besides those every SMSC knows, by tag.
     pub tlvs: Vec<u32>,
+    /// Tag of the parameter (a linkId) that its inbound messages bring for their answers; 0: none.
+    pub link_id_tlv: u32,
     /// States by the `stat` of its receipts.
     pub states: BTreeMap<String, String>,
     /// Error numbers by the `err` of its receipts.
@@ -601,6 +612,7 @@ impl Default for Upstream {
             long_messages: LongMessages::AsIs,
             validity: Validity::Relative,
             tlvs: Vec::new(),
+            link_id_tlv: 0,
             states: BTreeMap::new(),
             errors: BTreeMap::new(),
             tls: false,
@@ -696,8 +708,10 @@ impl Default for Inbound {
         Inbound {
             address: String::new(),
             keyword: None,
+            alias: Vec::new(),
             account: String::new(),
             join: true,
+            opt_out: true,
         }
     }
 }
@@ -709,10 +723,14 @@ pub struct Inbound {
     pub address: String,
     /// First word of the text.
     pub keyword: Option<String>,
+    /// Other first words that mean the same.
+    pub alias: Vec<String>,
     /// Who gets it.
     pub account: String,
     /// Parts of a message are put together.
     pub join: bool,
+    /// STOP and START are for its account.
+    pub opt_out: bool,
 }
 
 /// The whole configuration.
@@ -752,6 +770,15 @@ pub struct Config {
     pub tariff: Vec<Tariff>,
     /// `[[inbound]]`
     pub inbound: Vec<Inbound>,
+    /// Message policy.
+    pub rules: rules::Rules,
+}
+
+impl Config {
+    /// Operators of the number plan.
+    fn operators(&self) -> impl Iterator<Item = &str> {
+        self.numbering.ranges.iter().map(|(_, operator)| operator.as_str())
+    }
 }
 
 /// Reads and checks a file.

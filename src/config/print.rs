@@ -52,8 +52,9 @@ pub fn print(c: &Config) -> String {
         o.join_timeout_ms
     ));
     put(format!(
-        "[privacy]\nrequire_dpa = {}\n\n[numbering]\ncountry_code = {:?}\nplan = {:?}\n\n[billing]\nutc_offset_min = {}\n",
+        "[privacy]\nrequire_dpa = {}\nnumber_key = {:?}\n\n[numbering]\ncountry_code = {:?}\nplan = {:?}\n\n[billing]\nutc_offset_min = {}\n",
         c.privacy.require_dpa,
+        c.rules.number_key.display().to_string(),
         c.numbering.country_code,
         path(&c.numbering.plan),
         c.billing.utc_offset_min
@@ -155,6 +156,7 @@ pub fn print(c: &Config) -> String {
             u.tls_fingerprint,
             u.tls_name
         ));
+        put(format!("link_id_tlv = {}", u.link_id_tlv));
     }
     for r in &c.route {
         put(format!(
@@ -167,8 +169,9 @@ pub fn print(c: &Config) -> String {
             r.strategy.word()
         ));
     }
+    put(super::rules::print(&c.rules));
     for s in &c.sender {
-        put(format!("\n[[sender]]\nid = {:?}\nclass = {:?}", s.id, s.class));
+        put(super::rules::print_sender(s));
     }
     for t in &c.tariff {
         put(format!(
@@ -205,8 +208,12 @@ pub fn print(c: &Config) -> String {
             .as_ref()
             .map_or(String::new(), |k| format!("keyword = {k:?}\n"));
         put(format!(
-            "\n[[inbound]]\naddress = {:?}\n{keyword}account = {:?}\njoin = {}",
-            i.address, i.account, i.join
+            "\n[[inbound]]\naddress = {:?}\n{keyword}alias = {}\naccount = {:?}\njoin = {}\nopt_out = {}",
+            i.address,
+            list(&i.alias),
+            i.account,
+            i.join,
+            i.opt_out
         ));
     }
     out

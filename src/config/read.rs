@@ -6,8 +6,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Faults, Places, Reader, number};
 use super::{
-    Alphabet, BindMode, ChargeOn, Config, Durability, IdFormat, Inbound, LogFormat, LongMessages, Price,
-    Principal, Refund, Route, Secret, Sender, Strategy, Tariff, TaxMode, Then, Unknown, Upstream, Validity,
+    Alphabet, BindMode, ChargeOn, Config, Durability, IdFormat, LogFormat, LongMessages, Price,
+    Principal, Refund, Route, Secret, Strategy, Tariff, TaxMode, Then, Unknown, Upstream, Validity,
+    rules,
 };
 use crate::money::Money;
 
@@ -42,7 +43,12 @@ pub(super) fn read(text: &str, path: &Path) -> (Config, Faults, Places) {
 
 fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
     r.table("customer", |r| customer(r, c));
-    r.table("privacy", |r| r.flag("require_dpa", &mut c.privacy.require_dpa));
+    r.table("privacy", |r| {
+        r.flag("require_dpa", &mut c.privacy.require_dpa);
+        if let Some(path) = r.optional_text("number_key") {
+            c.rules.number_key = path.into();
+        }
+    });
     let dir = c.dir.clone();
     r.table("numbering", |r| {
         r.text("country_code", &mut c.numbering.country_code);
@@ -97,21 +103,10 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
     });
     r.tables("upstream", |r| c.upstream.push(upstream(r)));
     r.tables("route", |r| c.route.push(route(r)));
-    r.tables("sender", |r| {
-        let mut s = Sender::default();
-        r.text("id", &mut s.id);
-        r.text("class", &mut s.class);
-        c.sender.push(s);
-    });
+    r.tables("sender", |r| c.sender.push(rules::read_sender(r)));
+    rules::read(r, &mut c.rules);
     r.tables("tariff", |r| c.tariff.push(tariff(r)));
-    r.tables("inbound", |r| {
-        let mut i = Inbound::default();
-        r.text("address", &mut i.address);
-        i.keyword = r.optional_text("keyword");
-        r.text("account", &mut i.account);
-        r.flag("join", &mut i.join);
-        c.inbound.push(i);
-    });
+    r.tables("inbound", |r| c.inbound.push(rules::read_inbound(r)));
 }
 
 fn customer(r: &mut Reader<'_, '_>, c: &mut Config) {
@@ -271,6 +266,7 @@ fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
     );
     r.choice("validity", Validity::WORDS, Validity::parse, &mut u.validity);
     r.numbers("tlvs", 0xFFFF, &mut u.tlvs);
+    r.u32("link_id_tlv", 0, 0xFFFF, &mut u.link_id_tlv);
     r.table("states", |r| {
         for (key, line, value) in r.keys() {
             match value {
@@ -419,7 +415,7 @@ fn ranges(path: &Path) -> Result<Vec<(String, String)>, String> {
 /// Relative paths start at the file's folder.
 fn resolve(c: &mut Config) {
     let dir = c.dir.clone();
-    for path in [&mut c.store.path, &mut c.admin.socket]
+    for path in [&mut c.store.path, &mut c.admin.socket, &mut c.rules.number_key]
         .into_iter()
         .chain(
             c.upstream

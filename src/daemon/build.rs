@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::rules;
 use crate::admin::Principal;
 use crate::config::{self, BindMode, Config, IdFormat, Unknown};
 use crate::domain::address::Numbering;
@@ -10,7 +11,7 @@ use crate::domain::outcome::{ChargeOn, Final};
 use crate::domain::plan::NumberPlan;
 use crate::domain::route::{Route, RouteTable, Strategy};
 use crate::domain::tariff::{PriceRule, RefundRule, Tariff, Terms};
-use crate::flow::{Gateway, IdForm, InboundRule, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
+use crate::flow::{Gateway, IdForm, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
 use crate::ids::UpstreamId;
 use crate::metrics::Metrics;
 use crate::net::{Form, LinkOptions, LongMessages, ReceiptMaps, Statuses, TlsClient, Validity};
@@ -58,7 +59,8 @@ pub(super) fn gateway(
         free_min_bytes: config.store.free_min_bytes,
         batch_rows_max: config.store.batch_rows_max as usize,
     };
-    let policy = policy(config, routes(config, &upstreams)?)?;
+    let mut policy = policy(config, routes(config, &upstreams)?)?;
+    policy.rules = rules::rules(config, &upstreams)?;
     Ok(Built {
         gateway: Gateway::new(policy, upstreams, limits, metrics),
         links,
@@ -143,7 +145,7 @@ fn link(
                 config::LongMessages::Sar => LongMessages::Sar,
                 config::LongMessages::Payload => LongMessages::Payload,
             },
-            tlvs: u.tlvs.iter().map(|t| *t as u16).collect(),
+            tlvs: u.tlvs.iter().chain([&u.link_id_tlv]).map(|t| *t as u16).collect(),
         },
         validity: match u.validity {
             config::Validity::Relative => Validity::Relative,
@@ -231,23 +233,13 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         plan.add(prefix, operator)
             .map_err(|e| format!("numbering.plan: {e}"))?;
     }
-    let mut classes = vec![String::new()];
+    let classes = rules::classes(config);
     let mut senders = HashMap::new();
     for sender in &config.sender {
-        let known = classes.iter().position(|c| *c == sender.class);
-        let class = known.unwrap_or_else(|| {
-            classes.push(sender.class.clone());
-            classes.len() - 1
-        });
-        senders.insert(sender.id.to_ascii_lowercase().into_bytes(), class as u16);
+        let class = classes.iter().position(|c| *c == sender.class);
+        senders.insert(sender.id.to_ascii_lowercase().into_bytes(), class.unwrap_or(0) as u16);
     }
     let c = &config.customer;
-    let inbound = config.inbound.iter().map(|i| InboundRule {
-        address: i.address.clone(),
-        keyword: i.keyword.clone(),
-        account: i.account.clone(),
-        join: i.join,
-    });
     Ok(Policy {
         numbering: Numbering {
             country_code: config.numbering.country_code.clone(),
@@ -259,7 +251,8 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         classes,
         senders,
         day_offset_min: config.billing.utc_offset_min,
-        inbound: inbound.collect(),
+        inbound: config.inbound.iter().map(rules::inbound).collect(),
+        rules: crate::flow::Rules::default(),
         validity_default_ms: c.validity_default_s * 1_000,
         validity_max_ms: c.validity_max_s * 1_000,
         receipt_timeout_ms: c.receipt_timeout_s * 1_000,

@@ -2,6 +2,7 @@
 
 mod build;
 pub mod demo;
+mod rules;
 mod signals;
 
 use std::io::IsTerminal;
@@ -81,6 +82,9 @@ pub fn start_with(config: &Config, accept_older: bool) -> Result<Running, StartE
     let known = store.known().map_err(failed)?;
     let built = build::gateway(config, &known, crate::flow::metrics()).map_err(StartError)?;
     let gateway = Arc::new(built.gateway);
+    if let Some(key) = rules::number_key(config).map_err(StartError)? {
+        gateway.live.set_key(key);
+    }
     let options = EngineOptions {
         now_ms: clock::now_ms,
         mono_us: clock::mono_us,

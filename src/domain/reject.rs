@@ -24,12 +24,22 @@ pub enum Reject {
     Destination,
     /// Source address not allowed for the account.
     Source,
+    /// The destination must not be sent to: an opt-out, an objection.
+    Suppressed,
+    /// The same text goes to and fro between two numbers of ours.
+    Loop,
+    /// A rule for texts refuses it.
+    Content,
+    /// Outside the hours of the sender's class.
+    Window,
     /// More segments than one message may have.
     TooLong,
     /// Above the account's rate.
     Rate,
     /// The account's segments of the day or the month are used up.
     Quota,
+    /// As many messages to this number as its class may send in a span of time.
+    Frequency,
     /// No route for this destination and account.
     NoRoute,
     /// No price: a refusal, never free.
@@ -40,7 +50,7 @@ pub enum Reject {
 
 impl Reject {
     /// Every reason, in the order of checking.
-    pub const ALL: [Reject; 16] = [
+    pub const ALL: [Reject; 21] = [
         Reject::AccountInactive,
         Reject::WindowFull,
         Reject::Overload,
@@ -51,9 +61,14 @@ impl Reject {
         Reject::Empty,
         Reject::Destination,
         Reject::Source,
+        Reject::Suppressed,
+        Reject::Loop,
+        Reject::Content,
+        Reject::Window,
         Reject::TooLong,
         Reject::Rate,
         Reject::Quota,
+        Reject::Frequency,
         Reject::NoRoute,
         Reject::NoPrice,
         Reject::Balance,
@@ -73,9 +88,14 @@ impl Reject {
             Reject::Empty => "empty",
             Reject::Destination => "destination",
             Reject::Source => "source",
+            Reject::Suppressed => "suppressed",
+            Reject::Loop => "loop",
+            Reject::Content => "content",
+            Reject::Window => "window",
             Reject::TooLong => "too_long",
             Reject::Rate => "rate",
             Reject::Quota => "quota",
+            Reject::Frequency => "frequency",
             Reject::NoRoute => "no_route",
             Reject::NoPrice => "no_price",
             Reject::Balance => "balance",
@@ -96,7 +116,7 @@ mod tests {
         );
         assert_eq!(
             Reject::ALL.map(|r| r as usize),
-            std::array::from_fn::<usize, 16, _>(|i| i)
+            std::array::from_fn::<usize, 21, _>(|i| i)
         );
     }
 }

@@ -6,7 +6,9 @@ use super::account::AccountState;
 use super::gateway::Gateway;
 use super::ingress::{Admitted, Ticket};
 use super::policy::Policy;
-use super::quote::quote;
+use super::ingress::lock;
+use super::quote::quote_as;
+use super::rules::{Judged, capped, judge};
 use crate::domain::account::Account;
 use crate::domain::message::{Flags, Message, Parts};
 use crate::domain::outcome::Wants;
@@ -35,7 +37,7 @@ impl std::fmt::Debug for Submission<'_> {
 }
 
 /// Checks a submit and sets its price aside, in this order: account → what the gateway can take → fields → destination →
-/// sender → segments → rate → route → price → quota → hold.
+/// sender, suppression, content, hours (see [`judge`]) → segments → rate → route → price → quota → frequency → hold.
 ///
 /// # Errors
 /// The first [`Reject`] that applies; nothing is held then.
@@ -59,27 +61,7 @@ pub fn admit(
         .complete(parts.dest, submission.national)
         .map_err(|_| Reject::Destination)?;
     let spec = account.spec();
-    if !spec.may_send_as(parts.source) {
-        return Err(Reject::Source);
-    }
-    let segments = submission.segments.ok_or(Reject::TooLong)?;
-    if !account.within_rate(segments, now_ms) {
-        return Err(Reject::Rate);
-    }
-    let route = policy
-        .routes
-        .find(&spec.name, parts.source, dest.digits())
-        .ok_or(Reject::NoRoute)?;
-    let addresses = (parts.source, dest.digits());
-    let quote = quote(policy, account, &spec, addresses, segments, now_ms)?;
-    let period = within_quota(policy, account, &spec, segments, now_ms)?;
-    let hold = account.with_wallet(|w| w.hold(quote.price)).map_err(|_| {
-        if let Some(period) = period {
-            account.with_quota(|q| q.give_back(period, segments));
-        }
-        Reject::Balance
-    })?;
-    let message = Message::new(&Parts {
+    let mut parts = Parts {
         dest: dest.digits(),
         // The number is international now, whatever the customer called it (TON 1, NPI 1; SMPP 3.4 §5.2.5).
         flags: Flags {
@@ -88,7 +70,53 @@ pub fn admit(
             ..parts.flags
         },
         ..*parts
-    });
+    };
+    let judged = judge(gateway, policy, account, &spec, &parts, now_ms)?;
+    let segments = match &judged.text {
+        Some(new) => {
+            (parts.text, parts.tlvs) = (&new.text, &new.tlvs);
+            new.segments
+        }
+        None => submission.segments.ok_or(Reject::TooLong)?,
+    };
+    if let Some(source) = &judged.source {
+        parts.source = source;
+        (parts.flags.source_ton, parts.flags.source_npi) = types_of(source);
+    }
+    if !account.within_rate(segments, now_ms) {
+        return Err(Reject::Rate);
+    }
+    let route = policy
+        .routes
+        .find(&spec.name, parts.source, dest.digits())
+        .ok_or(Reject::NoRoute)?;
+    let quote = quote_as(
+        policy,
+        account,
+        &spec,
+        (judged.class, parts.dest),
+        segments,
+        now_ms,
+    )?;
+    let period = within_quota(policy, account, &spec, segments, now_ms)?;
+    let back = |reason| {
+        if let Some(period) = period {
+            account.with_quota(|q| q.give_back(period, segments));
+        }
+        reason
+    };
+    let capped = within_cap(gateway, policy, account, &judged, parts.dest, now_ms).map_err(back)?;
+    let hold = account.with_wallet(|w| w.hold(quote.price)).map_err(|_| {
+        if capped {
+            give_cap_back(gateway, policy, account, &judged, parts.dest, now_ms);
+        }
+        back(Reject::Balance)
+    })?;
+    let linked = gateway.live.answer(account.id, &parts, now_ms);
+    if let Some(tlvs) = &linked {
+        parts.tlvs = tlvs;
+    }
+    let message = Message::new(&parts);
     gateway.in_commit.fetch_add(1, Ordering::Relaxed);
     gateway
         .in_commit_octets
@@ -101,12 +129,64 @@ pub fn admit(
         tariff: quote.version,
         charge_on: quote.tariff.charge_on,
         class: quote.class,
+        not_before_ms: judged.not_before_ms,
         quota: period,
         wants: Wants::from_bits(parts.flags.registered_delivery),
         segments,
         route,
         message,
     })
+}
+
+/// TON and NPI of an address that has taken another's place: alphanumeric (5, 0), international (1, 1) or a short code (3, 0;
+/// SMPP 3.4 §5.2.5).
+#[must_use]
+pub fn types_of(source: &[u8]) -> (u8, u8) {
+    let digits = source.strip_prefix(b"+").unwrap_or(source);
+    if digits.is_empty() {
+        (0, 0)
+    } else if !digits.iter().all(u8::is_ascii_digit) {
+        (5, 0)
+    } else if digits.len() < 7 {
+        (3, 0)
+    } else {
+        (1, 1)
+    }
+}
+
+/// Counts a message against the frequency cap of its class; whether there is one.
+fn within_cap(
+    gateway: &Gateway,
+    policy: &Policy,
+    account: &AccountState,
+    judged: &Judged,
+    dest: &[u8],
+    now_ms: u64,
+) -> Result<bool, Reject> {
+    let Some(rule) = judged.rule(&policy.rules) else {
+        return Ok(false);
+    };
+    let whom = capped(account.id, rule, dest);
+    let mut frequency = lock(&gateway.live.frequency);
+    if frequency.take(&whom, rule.cap, rule.cap_span_s, (now_ms / 1_000) as u32) {
+        Ok(true)
+    } else {
+        Err(Reject::Frequency)
+    }
+}
+
+fn give_cap_back(
+    gateway: &Gateway,
+    policy: &Policy,
+    account: &AccountState,
+    judged: &Judged,
+    dest: &[u8],
+    now_ms: u64,
+) {
+    if let Some(rule) = judged.rule(&policy.rules) {
+        let whom = capped(account.id, rule, dest);
+        lock(&gateway.live.frequency).give_back(&whom, (now_ms / 1_000) as u32);
+    }
 }
 
 /// Counts the segments of an account that has a quota; the period they were counted in.

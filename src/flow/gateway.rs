@@ -15,6 +15,7 @@ use super::ingress::{
 use super::lane::{Outgoing, Upstream};
 use super::lookup::Lookups;
 use super::policy::Policy;
+use super::rules::Live;
 use crate::domain::outcome::Final;
 use crate::domain::reject::Reject;
 use crate::ids::{AccountId, MessageKey, SessionId, UpstreamId};
@@ -137,6 +138,8 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// What operators should hear of.
     pub events: Events,
+    /// Senders, suppressed numbers and counts, beside those of the config.
+    pub live: Live,
     /// Submits admitted and not yet committed.
     pub(super) in_commit: AtomicU64,
     /// And their octets.
@@ -166,6 +169,8 @@ impl Gateway {
     /// A gateway without accounts; the engine fills them in at recovery.
     #[must_use]
     pub fn new(policy: Policy, upstreams: Vec<Arc<Upstream>>, limits: Limits, metrics: Metrics) -> Gateway {
+        let live = Live::default();
+        live.refresh(&policy.rules);
         Gateway {
             policy: ArcSwap::from_pointee(policy),
             accounts: ArcSwap::default(),
@@ -176,6 +181,7 @@ impl Gateway {
             totals: Totals::default(),
             metrics,
             events: Events::default(),
+            live,
             in_commit: AtomicU64::new(0),
             in_commit_octets: AtomicU64::new(0),
             low_space: AtomicBool::new(false),
@@ -245,6 +251,12 @@ impl Gateway {
         self.totals.refused.fetch_add(1, Ordering::Relaxed);
         self.metrics
             .refused(reason.map_or(Reject::ALL.len(), |r| r as usize));
+    }
+
+    /// A message of ours that waits for its commit, as [`super::admit`] notes those of customers.
+    pub(super) fn awaits_commit(&self, octets: usize) {
+        self.in_commit.fetch_add(1, Ordering::Relaxed);
+        self.in_commit_octets.fetch_add(octets as u64, Ordering::Relaxed);
     }
 
     /// Admitted submits that are on record now, or were given up.

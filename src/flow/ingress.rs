@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::account::AccountState;
 use super::lane::Outgoing;
+use super::rules::{RuleChange, RuleReply};
 use crate::domain::account::Account;
 use crate::domain::message::{Fragment, Message, Piece};
 use crate::domain::outcome::{ChargeOn, Wants};
@@ -200,6 +201,8 @@ pub struct Admitted {
     pub route: u16,
     /// Index of its sender's class in the policy.
     pub class: u16,
+    /// Not to be sent before then, ms since the epoch; 0: at once; [`crate::store::Mark::NEVER`]: not before a person has said so.
+    pub not_before_ms: u64,
     /// Where its segments were counted, if its account has a quota.
     pub quota: Option<Period>,
     /// The message.
@@ -305,6 +308,8 @@ pub enum ControlReply {
     Payout(Payout, bool),
     /// An open message, if it is open.
     Open(Option<super::OpenView>),
+    /// What a change of the rules answers.
+    Rule(RuleReply),
     /// Done.
     Done,
 }
@@ -355,6 +360,8 @@ pub enum Control {
         /// How it ended, or that nobody knows.
         state: PayoutState,
     },
+    /// Senders, suppressed numbers, held messages and cases.
+    Rule(Box<RuleChange>),
     /// Looks an open message up.
     ShowOpen(MessageKey),
     /// Answers when everything before it is on record.
@@ -372,6 +379,7 @@ impl std::fmt::Debug for Control {
             Control::Reverse { .. } => "Reverse",
             Control::Payout(_) => "Payout",
             Control::SettlePayout { .. } => "SettlePayout",
+            Control::Rule(_) => "Rule",
             Control::ShowOpen(_) => "ShowOpen",
             Control::Barrier => "Barrier",
         })

@@ -19,9 +19,10 @@ mod lookup;
 mod outbox;
 mod policy;
 mod quote;
+pub mod rules;
 
 pub use account::{AccountState, Accounts};
-pub use admit::{Submission, admit};
+pub use admit::{Submission, admit, types_of};
 pub use engine::{Engine, EngineOptions, OpenView, Replacement};
 pub use events::{Event, Events};
 pub use gateway::{Gateway, Limits, SessionInfo, SessionKind, Totals, metrics};
@@ -34,4 +35,5 @@ pub use lane::{BindInfo, Outgoing, PartSet, UnknownOutcome, Upstream, UpstreamOp
 pub use lookup::{Found, Job, Lookups};
 pub use outbox::{OutItem, Outbox, Payload};
 pub use policy::{InboundRule, Policy};
-pub use quote::{Quote, quote};
+pub use quote::{Quote, quote, quote_as};
+pub use rules::Rules;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::domain::address::Numbering;
+use crate::domain::optout::folded;
 use crate::domain::plan::NumberPlan;
 use crate::domain::route::RouteTable;
 use crate::domain::tariff::Tariff;
@@ -14,8 +15,10 @@ use crate::ids::AccountId;
 pub struct InboundRule {
     /// Short code or number, compared as written.
     pub address: String,
-    /// First word of the text, without case; `None`: any.
-    pub keyword: Option<String>,
+    /// First words of the text that mean it, as [`folded`] leaves them; none: any text.
+    pub words: Vec<String>,
+    /// STOP and START are for its account.
+    pub opt_out: bool,
     /// Name of the account.
     pub account: String,
     /// Parts of a message are put together.
@@ -39,6 +42,8 @@ pub struct Policy {
     pub classes: Vec<String>,
     /// Class of a sender address (in small letters), as a place in `classes`.
     pub senders: HashMap<Vec<u8>, u16>,
+    /// Senders, classes, content, opt-out.
+    pub rules: super::rules::Rules,
     /// How far ahead of UTC days are counted, minutes.
     pub day_offset_min: i32,
     /// Rules for inbound messages; the first that matches wins, those with a keyword before those without.
@@ -84,6 +89,19 @@ impl Policy {
             .unwrap_or(0)
     }
 
+    /// The operator of a number in E.164 digits; empty where nothing is known of it.
+    #[must_use]
+    pub fn operator(&self, number: &[u8]) -> &str {
+        self.plan.operator(number)
+    }
+
+    /// Place of a class in [`Policy::classes`]; that of no class for a word that is not there.
+    #[must_use]
+    pub fn class_index(&self, class: &str) -> u16 {
+        let at = self.classes.iter().position(|c| c == class);
+        at.unwrap_or(0) as u16
+    }
+
     /// The name of a class; empty for none.
     #[must_use]
     pub fn class_name(&self, class: u16) -> &str {
@@ -108,6 +126,14 @@ impl Policy {
             .any(|r| r.join && r.address.strip_prefix('+').unwrap_or(&r.address).as_bytes() == address)
     }
 
+    /// The rules for messages to `address`.
+    pub fn inbound_rules<'a>(&'a self, address: &'a [u8]) -> impl Iterator<Item = &'a InboundRule> {
+        let address = address.strip_prefix(b"+").unwrap_or(address);
+        self.inbound
+            .iter()
+            .filter(move |r| r.address.strip_prefix('+').unwrap_or(&r.address).as_bytes() == address)
+    }
+
     /// The account that owns inbound messages to `address` beginning with `text`, and whether it wants their parts put together.
     #[must_use]
     pub fn inbound_owner(
@@ -116,25 +142,13 @@ impl Policy {
         text: &[u8],
         by_name: impl Fn(&str) -> Option<AccountId>,
     ) -> Option<(AccountId, bool)> {
-        let word = text
-            .split(|c| c.is_ascii_whitespace())
-            .find(|w| !w.is_empty())
-            .unwrap_or(&[]);
-        let address = address.strip_prefix(b"+").unwrap_or(address);
-        let matches = |rule: &&InboundRule| {
-            rule.address.strip_prefix('+').unwrap_or(&rule.address).as_bytes() == address
-        };
-        let keyword = |rule: &&InboundRule| {
-            rule.keyword
-                .as_ref()
-                .is_some_and(|k| k.as_bytes().eq_ignore_ascii_case(word))
-        };
+        let text = String::from_utf8_lossy(text);
+        let word = folded(text.split_whitespace().next().unwrap_or(""));
+        let keyword = |rule: &&InboundRule| rule.words.contains(&word);
         let rule = self
-            .inbound
-            .iter()
-            .filter(matches)
+            .inbound_rules(address)
             .find(keyword)
-            .or_else(|| self.inbound.iter().filter(matches).find(|r| r.keyword.is_none()))?;
+            .or_else(|| self.inbound_rules(address).find(|r| r.words.is_empty()))?;
         by_name(&rule.account).map(|account| (account, rule.join))
     }
 }
@@ -147,7 +161,8 @@ mod tests {
     fn a_keyword_beats_the_bare_address() {
         let rule = |keyword: Option<&str>, account: &str| InboundRule {
             address: "22555".into(),
-            keyword: keyword.map(str::to_string),
+            words: keyword.iter().map(|k| folded(k)).collect(),
+            opt_out: true,
             account: account.into(),
             join: true,
         };
@@ -161,6 +176,7 @@ mod tests {
             })
         };
         assert_eq!(owner("22555", " news today"), Some((AccountId(2), true)));
+        assert_eq!(owner("22555", "\"News!\" please"), Some((AccountId(2), true)));
         assert_eq!(owner("22555", "newsletter"), Some((AccountId(1), true)));
         assert_eq!(owner("22556", "news"), None);
     }

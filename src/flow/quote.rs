@@ -22,10 +22,10 @@ pub struct Quote {
     pub class: u16,
 }
 
-/// Prices a message from `source` to `dest` (E.164 digits). Reads memory only.
+/// Prices a message from `source` of the class that the config gives it. See [`quote_as`].
 ///
 /// # Errors
-/// [`Reject::NoPrice`]: no tariff, none in the account's currency, or no price in force for this message.
+/// As [`quote_as`].
 pub fn quote(
     policy: &Policy,
     account: &AccountState,
@@ -34,12 +34,27 @@ pub fn quote(
     segments: u8,
     now_ms: u64,
 ) -> Result<Quote, Reject> {
+    let class = policy.class_of(source);
+    quote_as(policy, account, spec, (class, dest), segments, now_ms)
+}
+
+/// Prices a message from a sender of `class` to `dest` (E.164 digits). Reads memory only.
+///
+/// # Errors
+/// [`Reject::NoPrice`]: no tariff, none in the account's currency, or no price in force for this message.
+pub fn quote_as(
+    policy: &Policy,
+    account: &AccountState,
+    spec: &Account,
+    (class, dest): (u16, &[u8]),
+    segments: u8,
+    now_ms: u64,
+) -> Result<Quote, Reject> {
     let tariff = policy.tariff(&spec.tariff).ok_or(Reject::NoPrice)?;
     // An account that was read before it had a currency has that of its tariff.
     if !spec.currency.is_empty() && spec.currency != tariff.currency {
         return Err(Reject::NoPrice);
     }
-    let class = policy.class_of(source);
     let key = PriceKey {
         number: dest,
         operator: policy.plan.operator(dest),

@@ -163,6 +163,13 @@ fn refresh(gateway: &Gateway) {
     }
     let t = &gateway.totals;
     let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+    let live = &gateway.live;
+    metrics::rule_gauges(
+        load(&live.held),
+        load(&live.waiting),
+        load(&live.unclaimed),
+        live.suppressed(),
+    );
     metrics::engine_gauges(
         load(&t.open),
         load(&t.parked),

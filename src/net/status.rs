@@ -11,7 +11,10 @@ pub struct Statuses([CommandStatus; Reject::ALL.len()]);
 
 /// Vendor range (SMPP 3.4 §5.1.3): what the standard has no status for.
 const NO_BALANCE: CommandStatus = CommandStatus(0x0400);
+const SUPPRESSED: CommandStatus = CommandStatus(0x0401);
 const NO_ROUTE: CommandStatus = CommandStatus(0x0403);
+const OUTSIDE_HOURS: CommandStatus = CommandStatus(0x0404);
+const AGAINST_POLICY: CommandStatus = CommandStatus(0x0406);
 
 fn default_status(reason: Reject) -> CommandStatus {
     match reason {
@@ -23,6 +26,9 @@ fn default_status(reason: Reject) -> CommandStatus {
         Reject::Empty | Reject::TooLong => CommandStatus::ESME_RINVMSGLEN,
         Reject::Destination => CommandStatus::ESME_RINVDSTADR,
         Reject::Source => CommandStatus::ESME_RINVSRCADR,
+        Reject::Suppressed => SUPPRESSED,
+        Reject::Window => OUTSIDE_HOURS,
+        Reject::Content | Reject::Frequency | Reject::Loop => AGAINST_POLICY,
         Reject::Rate | Reject::Quota => CommandStatus::ESME_RTHROTTLED,
         Reject::NoRoute | Reject::NoPrice => NO_ROUTE,
         Reject::Balance => NO_BALANCE,

@@ -820,7 +820,12 @@ impl Served<'_> {
         {
             Ok(sequence) => {
                 if let Some(ticket) = self.session.newest() {
-                    put_submit(&mut conn.out, sequence, &ticket.message, &self.link.options, now);
+                    {
+                        let policy = self.link.gateway.policy.load();
+                        let id = self.link.options.upstream.id;
+                        let from = rewritten(&policy.rules, id, &ticket.message.message);
+                        put_submit(&mut conn.out, sequence, &ticket.message, &self.link.options, from, now);
+                    }
                 }
                 None
             }
@@ -974,10 +979,33 @@ fn in_pieces(message: &Outgoing, pieces: Vec<(Piece, Message)>) -> impl Iterator
         })
 }
 
+/// The source address that this upstream is given instead of a message's own: one that takes short codes only, for one.
+fn rewritten<'a>(
+    rules: &'a crate::flow::Rules,
+    upstream: crate::ids::UpstreamId,
+    message: &Message,
+) -> Option<&'a str> {
+    if rules.rewrites.is_empty() {
+        return None;
+    }
+    rules.towards(upstream, message.parts().source)
+}
+
 /// Writes the submit_sm of a message. Receipts are always asked for: the final state and the charge depend on them.
-fn put_submit(out: &mut Vec<u8>, sequence: u32, message: &Outgoing, options: &LinkOptions, now: u64) {
+fn put_submit(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    message: &Outgoing,
+    options: &LinkOptions,
+    from: Option<&str>,
+    now: u64,
+) {
     let parts = message.message.parts();
     let mut sm = sm_of(&parts);
+    if let Some(from) = from {
+        let (ton, npi) = crate::flow::types_of(from.as_bytes());
+        (sm.source.addr, sm.source.ton.0, sm.source.npi.0) = (from.as_bytes(), ton, npi);
+    }
     sm.registered_delivery.0 = (sm.registered_delivery.0 & !0x03) | 0x01;
     // What is left of its validity, so that the SMSC gives up when we would: a one-time password is of no use an hour later.
     let left_s = message.expires_ms.saturating_sub(now) / 1_000;

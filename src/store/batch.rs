@@ -6,6 +6,7 @@ use crate::domain::account::Account;
 use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
 use crate::domain::tariff::{PriceRule, Terms};
+use super::rules::RuleRows;
 use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
 
@@ -100,6 +101,8 @@ pub enum MarkKind {
     PartOver = 5,
     /// replace_sm: the accepted row holds the new text, price and times from here on.
     Replaced = 6,
+    /// Not to be sent before `at_ms`; [`Mark::NEVER`]: not before a person has said so.
+    Waits = 7,
 }
 
 impl MarkKind {
@@ -113,6 +116,7 @@ impl MarkKind {
             4 => Some(MarkKind::Requeued),
             5 => Some(MarkKind::PartOver),
             6 => Some(MarkKind::Replaced),
+            7 => Some(MarkKind::Waits),
             _ => None,
         }
     }
@@ -127,7 +131,7 @@ pub struct Mark {
     pub key: MessageKey,
     /// What happened.
     pub kind: MarkKind,
-    /// When, in ms since the epoch.
+    /// When, in ms since the epoch; for `Waits`, until when.
     pub at_ms: u64,
     /// At which upstream.
     pub upstream: UpstreamId,
@@ -139,6 +143,11 @@ pub struct Mark {
     pub flags: u8,
     /// Which part of a message that was sent in parts.
     pub piece: Piece,
+}
+
+impl Mark {
+    /// `at_ms` of a message that waits for a person.
+    pub const NEVER: u64 = i64::MAX as u64;
 }
 
 /// One balanced posting: `amount` leaves `debit` and arrives at `credit`.
@@ -417,6 +426,8 @@ pub struct Batch {
     pub watermarks: Vec<(AccountId, Pos)>,
     /// Accounts created or changed.
     pub accounts: Vec<Account>,
+    /// Senders, suppressed numbers and cases.
+    pub rules: RuleRows,
     /// Upstreams named for the first time.
     pub upstreams: Vec<(UpstreamId, String)>,
 }
@@ -445,6 +456,7 @@ impl Batch {
             + self.outbox_del.len()
             + self.watermarks.len()
             + self.accounts.len()
+            + self.rules.rows()
             + self.upstreams.len()
             + usize::from(self.next_epoch.is_some())
     }
@@ -477,6 +489,7 @@ impl Batch {
         self.outbox_del.clear();
         self.watermarks.clear();
         self.accounts.clear();
+        self.rules.clear();
         self.upstreams.clear();
         self.next_epoch = None;
     }

@@ -22,6 +22,7 @@ pub struct Disk {
     payouts: HashMap<String, Payout>,
     outbox: BTreeMap<(AccountId, Pos), OutboxRow>,
     entries: u64,
+    rules: super::rules::RuleTables,
     /// Errors for the next commits, in order.
     pub failures: Vec<StoreError>,
 }
@@ -209,6 +210,7 @@ impl Disk {
         for row in &batch.outbox_put {
             self.outbox.insert((row.account, row.pos), row.clone());
         }
+        self.rules.apply(&batch.rules);
         for key in &batch.outbox_del {
             self.outbox.remove(key);
         }
@@ -244,6 +246,12 @@ impl Disk {
             .for_each(|a| out(Record::Account(Box::new(a))));
         for (id, name) in self.batches.iter().flat_map(|b| &b.upstreams) {
             out(Record::Upstream(*id, name));
+        }
+        self.rules.replay(out);
+        for row in self.outbox.values() {
+            if row.account == AccountId::NONE && row.kind == super::OutboxKind::Inbound {
+                out(Record::Rule(super::RuleRow::Unclaimed(row.pos)));
+            }
         }
         let prices: BTreeMap<AccountId, _> = self.batches.iter().flat_map(|b| b.prices.clone()).collect();
         prices

@@ -5,12 +5,17 @@
 
 mod batch;
 pub mod memory;
+mod rules;
 pub mod sqlite;
+mod subject;
 
 pub use batch::{
     ADJUST, Accepted, Batch, BillingLine, Finished, Mark, MarkKind, OutboxKind, OutboxRow, Parked, Payment,
     Payout, PayoutState, Posting, Sent, TariffVersion, flags,
 };
+
+pub use rules::{Case, CaseState, RuleRow, RuleRows};
+pub use subject::SubjectKey;
 
 use crate::domain::account::Account;
 use crate::domain::message::Message;
@@ -95,6 +100,8 @@ pub enum Record<'a> {
     Outbox(AccountId, u64),
     /// A part of an inbound message that waits for the others.
     Part(OutboxRow),
+    /// A sender, a suppressed number or a case; they come before the messages.
+    Rule(RuleRow),
 }
 
 /// How far background work came.

@@ -138,6 +138,8 @@ pub struct Book {
     /// Open messages of which the receipt alone is awaited.
     pub(super) rests: Rests,
     terms: HashMap<u32, Terms, foldhash::fast::FixedState>,
+    /// Until when messages wait that must not go yet: few, so that the others do not pay for them.
+    waits: HashMap<u64, u64, foldhash::fast::FixedState>,
 }
 
 /// Open messages for which room is kept when there are fewer.
@@ -310,6 +312,34 @@ impl Book {
     /// Takes back what [`Book::accepted`] did, when the commit found no room.
     pub fn not_accepted(&mut self, key: MessageKey) {
         self.open.swap_remove(&key.0);
+        self.woken(key);
+    }
+
+    /// Until when a message waits, ms since the epoch, if it does.
+    #[must_use]
+    pub fn waits(&self, key: MessageKey) -> Option<u64> {
+        if self.waits.is_empty() {
+            return None;
+        }
+        self.waits.get(&key.0).copied()
+    }
+
+    /// It waits no more.
+    pub fn woken(&mut self, key: MessageKey) {
+        if !self.waits.is_empty() {
+            self.waits.remove(&key.0);
+        }
+    }
+
+    /// How many wait, for a time or a person.
+    #[must_use]
+    pub fn all_waiting(&self) -> usize {
+        self.waits.len()
+    }
+
+    /// Those that do, in no order.
+    pub fn waiting(&self) -> impl Iterator<Item = (MessageKey, u64)> + '_ {
+        self.waits.iter().map(|(key, until)| (MessageKey(*key), *until))
     }
 
     /// Points a queued message at another lane.
@@ -427,6 +457,10 @@ impl Book {
             return;
         }
         o.last = e.pos;
+        if e.kind == MarkKind::Waits {
+            self.waits.insert(e.key.0, e.at_ms);
+            return;
+        }
         o.step_ms = e.at_ms;
         match e.kind {
             MarkKind::Sending => {
@@ -450,7 +484,7 @@ impl Book {
                 o.provisional = Final::from_code(e.state);
                 o.provisional_err = e.err;
             }
-            MarkKind::PartOver | MarkKind::Replaced => {}
+            MarkKind::PartOver | MarkKind::Replaced | MarkKind::Waits => {}
         }
     }
 
@@ -549,6 +583,7 @@ impl Book {
     /// It is over. `None` if it was not open.
     pub fn finished(&mut self, e: &Finished) -> Option<(Open, Effect)> {
         let o = self.open.swap_remove(&e.key.0)?;
+        self.woken(e.key);
         if !self.led.is_empty() {
             self.led.remove(&e.key.0);
         }

@@ -152,6 +152,7 @@ impl<S: Store> Engine<S> {
             }
             self.gateway.left_commit(1, a.message.record().len());
         }
+        self.give_up_waits();
         self.pending.lanes.clear();
         for (_, reply, sequences) in self.pending.submits.drain(..) {
             reply.put(
@@ -219,6 +220,7 @@ impl<S: Store> Engine<S> {
             .open
             .store(self.book.len() as u64, Ordering::Relaxed);
         self.release_accounts();
+        self.release_rules();
         self.release_submits();
         for (reply, answers) in self.pending.answers.drain(..) {
             if answers.iter().any(|a| matches!(a, ToUpstream::Committed(_))) {
@@ -333,6 +335,9 @@ impl<S: Store> Engine<S> {
         let mut octets = 0;
         for (a, lane) in self.batch.accepted.drain(..).zip(self.pending.lanes.drain(..)) {
             octets += a.message.record().len();
+            if self.book.waits(a.key).is_some() {
+                continue;
+            }
             let message = Outgoing {
                 key: a.key,
                 piece: Piece::WHOLE,

@@ -8,7 +8,7 @@ use crate::flow::account::AccountState;
 use crate::flow::ingress::{Change, Control, ControlError, ControlReply, Reply};
 use crate::ids::AccountId;
 use crate::money::Money;
-use crate::store::Store;
+use crate::store::{Mark, Store};
 
 impl<S: Store> Engine<S> {
     pub(super) fn control(&mut self, op: Control, reply: Reply, now: u64) {
@@ -26,9 +26,13 @@ impl<S: Store> Engine<S> {
             Control::Payout(payout) => self.request_payout(*payout, reply, now),
             Control::SettlePayout { reference, state } => self.settle_payout(&reference, state, reply, now),
             Control::ShowOpen(key) => {
-                let view = self.book.get(key).map(|o| Self::view(key, o));
+                let mut view = self.book.get(key).map(|o| Self::view(key, o));
+                if let Some((view, until)) = view.as_mut().zip(self.book.waits(key)) {
+                    view.state = if until == Mark::NEVER { "review" } else { "waiting" };
+                }
                 self.pending.replies.push((reply, Ok(ControlReply::Open(view))));
             }
+            Control::Rule(change) => self.change_rules(*change, reply, now),
             Control::Barrier => self.pending.replies.push((reply, Ok(ControlReply::Done))),
         }
     }

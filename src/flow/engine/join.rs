@@ -261,7 +261,21 @@ impl<S: Store> Engine<S> {
 
     /// Puts an inbound message on record and on its way.
     pub(super) fn deliver_inbound(&mut self, message: Message, owner: Option<AccountId>, now: u64) {
-        self.deliver_stored(owner, Payload::Inbound(message), now);
+        let concerned = self.opt_out(&message, now);
+        // Where several share an address and nobody owns what is not theirs by a word, those whom it concerns see it.
+        let owners: Vec<AccountId> = match owner {
+            Some(owner) => vec![owner],
+            None => concerned,
+        };
+        self.note_bounce(&message, owners.first().copied(), now);
+        crate::metrics::inbound(if owners.is_empty() { "unclaimed" } else { "delivered" });
+        if owners.is_empty() {
+            self.deliver_stored(None, Payload::Inbound(message), now);
+            return;
+        }
+        for owner in owners {
+            self.deliver_stored(Some(owner), Payload::Inbound(message.clone()), now);
+        }
     }
 
     /// Puts something on its way that nothing else in the journal could bring back: it gets a row of its own.
@@ -284,6 +298,7 @@ impl<S: Store> Engine<S> {
             None => {
                 self.gateway.metrics.inbound_unclaimed.increment(1);
                 self.batch.outbox_put.push(item.row(AccountId::NONE, true));
+                self.keep_unclaimed(item.pos);
             }
         }
     }

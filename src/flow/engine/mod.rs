@@ -9,18 +9,21 @@ mod control;
 mod correlate;
 mod join;
 mod operate;
+mod optout;
 mod payments;
 mod receipts;
 mod recover;
 mod rejoin;
 mod resting;
+mod rules;
 mod settle;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod waits;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,6 +140,16 @@ pub struct Engine<S> {
     book: Book,
     /// Messages about to end, by time: those with a short validity or a near receipt timeout.
     due: BTreeMap<(u64, MessageKey), ()>,
+    /// Messages that wait for a time, by time.
+    waiting: BTreeSet<(u64, MessageKey)>,
+    /// Messages that wait for a person.
+    held: BTreeSet<MessageKey>,
+    /// Senders, suppressed numbers and cases.
+    rules: rules::RuleState,
+    /// Subscribers whose STOP or START was answered.
+    answered: optout::Answered,
+    /// Inbound messages that no rule claims, oldest first.
+    unclaimed: VecDeque<Pos>,
     sweep: usize,
     swept_ms: u64,
     /// Where the look for messages that can rest goes on.
@@ -227,6 +240,11 @@ impl<S: Store> Engine<S> {
             lines_of: LinesOf::default(),
             book: Book::default(),
             due: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            held: BTreeSet::new(),
+            rules: rules::RuleState::default(),
+            answered: optout::Answered::default(),
+            unclaimed: VecDeque::new(),
             sweep: 0,
             swept_ms: 0,
             rest_cursor: 0,

@@ -226,6 +226,11 @@ impl<S: Store> Engine<S> {
             else {
                 continue;
             };
+            // In no lane: nobody can have it.
+            if self.book.waits(*key).is_some() {
+                out.push(*key);
+                continue;
+            }
             let lane = self.gateway.upstream(open.upstream);
             // After a crash nobody knows what had been written, where that is not marked on record.
             let unsure = self.unsure_before.is_some_and(|first| *key < first);
@@ -271,6 +276,7 @@ impl<S: Store> Engine<S> {
         let taken = self.take_out(keys);
         for key in &taken {
             if let Some(open) = self.book.get(*key).filter(|o| o.stored)
+                && self.book.waits(*key).is_none()
                 && let Some(lane) = self.gateway.upstream(open.upstream)
             {
                 lane.forget_stored(1);
@@ -297,6 +303,7 @@ impl<S: Store> Engine<S> {
                 job.keys.extend(upstream.keys());
             }
             job.keys.extend(self.rejoining.keys());
+            job.keys.extend(self.book.waiting().map(|(key, _)| key));
         }
         let n = CANCEL_SLICE.min(job.keys.len());
         let mut found: Vec<MessageKey> = job

@@ -105,6 +105,7 @@ impl<S: Store> Engine<S> {
         now: u64,
     ) {
         if !state.provisional() {
+            self.suppress_by_receipt(upstream, key, state, err, now);
             self.over(key, piece, state, err, true, now);
             return;
         }

@@ -29,11 +29,15 @@ struct Found {
     parts: Vec<crate::store::OutboxRow>,
     parked: Vec<crate::store::Parked>,
     upstreams: HashMap<String, UpstreamId>,
+    rules: Vec<crate::store::RuleRow>,
+    /// Messages that a cap of their class counts, as they were accepted.
+    capped: Vec<(AccountId, u16, u64, Box<[u8]>)>,
 }
 
 impl<S: Store> Engine<S> {
     pub(super) fn recover(&mut self) -> Result<(), StoreError> {
         let mut found = Found::default();
+        let caps = self.gateway.policy.load().rules.classes.iter().any(|c| c.cap > 0);
         let book = &mut self.book;
         let lines = &mut self.lines;
         let hot_max = self.gateway.limits.open_hot_max;
@@ -63,6 +67,10 @@ impl<S: Store> Engine<S> {
                 kill::point("recover.messages");
                 if book.get(a.key).is_none() {
                     book.accepted(a, UpstreamId::NONE);
+                    if caps {
+                        let dest = a.message.parts().dest.into();
+                        found.capped.push((a.account, a.line, a.at_ms, dest));
+                    }
                     if a.charge_on != ChargeOn::Accepted {
                         *found.held.entry(a.account).or_default() += a.price.0;
                     }
@@ -116,8 +124,11 @@ impl<S: Store> Engine<S> {
             Record::Parked(row) => found.parked.push(row),
             Record::Outbox(account, rows) => found.stored.push((account, rows)),
             Record::Part(row) => found.parts.push(row),
+            Record::Rule(row) => found.rules.push(row),
         })?;
         kill::point("recover.install");
+        self.install_rules(std::mem::take(&mut found.rules))?;
+        self.count_again(std::mem::take(&mut found.capped));
         self.install(found)
     }
 
@@ -200,6 +211,22 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
+    /// How often numbers were written to of late: as far as the journal of the moment tells, which is what has been accepted since
+    /// the last segment was sealed.
+    fn count_again(&mut self, accepted: Vec<(AccountId, u16, u64, Box<[u8]>)>) {
+        let policy = self.gateway.policy.load_full();
+        let classes: HashMap<u16, &str> = self.lines.iter().map(|(l, n)| (*n, l.class.as_str())).collect();
+        let mut frequency = crate::flow::ingress::lock(&self.gateway.live.frequency);
+        for (account, line, at_ms, dest) in accepted {
+            let class = classes.get(&line).copied().unwrap_or("");
+            let rule = policy.rules.of_class(class, policy.operator(&dest));
+            if let Some(rule) = rule.filter(|r| r.cap > 0) {
+                let whom = crate::flow::rules::capped(account, rule, &dest);
+                frequency.restore(&whom, rule.cap, rule.cap_span_s, (at_ms / 1_000) as u32);
+            }
+        }
+    }
+
     /// Upstreams seen for the first time go on record under the id the daemon gave them.
     fn name_upstreams(&mut self, known: &HashMap<String, UpstreamId>) {
         for upstream in &self.gateway.upstreams {
@@ -218,8 +245,13 @@ impl<S: Store> Engine<S> {
         let mut waiting: Vec<(MessageKey, UpstreamId)> = Vec::new();
         let mut unknown = Vec::new();
         let mut deadlines = Vec::new();
+        let now = (self.options.now_ms)();
+        let waits: HashMap<MessageKey, u64> = self.book.waiting().collect();
         for (key, open) in self.book.iter() {
             match open.phase {
+                Phase::Queued if waits.get(&key).is_some_and(|until| *until > now) => {
+                    deadlines.push((key, open.expires_ms, open.at_ms));
+                }
                 Phase::Queued => {
                     // Of one in parts, some may have been in the air.
                     if open.parts.iter().flatten().any(|p| p.state == PartState::Sending) {
@@ -230,6 +262,14 @@ impl<S: Store> Engine<S> {
                 }
                 Phase::Sending => unknown.push((key, open.upstream)),
                 Phase::Sent | Phase::Held => {}
+            }
+        }
+        for (key, until) in waits {
+            if until > now {
+                self.book.set_stored(key, true);
+                self.waits(key, until);
+            } else {
+                self.book.woken(key);
             }
         }
         waiting.sort_unstable();

@@ -60,6 +60,9 @@ impl<S: Store> Engine<S> {
             // Its effect is added when the batch is closed, since the row may still be refused for lack of space.
             self.book.accepted(&row, lane);
             self.watch(row.key, row.expires_ms, row.at_ms);
+            if item.not_before_ms > 0 {
+                self.wait_until(row.key, lane, item.not_before_ms);
+            }
             sequences.push(item.ticket);
             self.pending.lanes.push(lane);
             self.batch.accepted.push(row);
@@ -85,7 +88,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// The number of a billing line; a new one goes on record with the first message that names it.
-    fn line_of(&mut self, policy: &Arc<Policy>, route: u16, class: u16) -> u16 {
+    pub(super) fn line_of(&mut self, policy: &Arc<Policy>, route: u16, class: u16) -> u16 {
         if !self
             .lines_of
             .policy
@@ -116,7 +119,7 @@ impl<S: Store> Engine<S> {
         number
     }
 
-    fn next_key(&mut self) -> MessageKey {
+    pub(super) fn next_key(&mut self) -> MessageKey {
         let key = MessageKey::new(self.fence.shard, self.fence.epoch, self.next_sequence);
         // `next_epoch` starts the sequence over long before it could wrap.
         self.next_sequence = self.next_sequence.saturating_add(1);
@@ -169,6 +172,7 @@ impl<S: Store> Engine<S> {
                 }
                 UpEvent::Alert(address, body) => self.alert(&address, &body),
                 UpEvent::Inbound(sequence, message, fragment) => {
+                    self.note_link(upstream, &message, now);
                     self.inbound(message, fragment, now);
                     answers.push(ToUpstream::Committed(sequence));
                 }
@@ -416,6 +420,9 @@ impl<S: Store> Engine<S> {
         let Some((open, effect)) = self.book.finished(&row) else {
             return;
         };
+        if !self.held.is_empty() {
+            self.held.remove(&key);
+        }
         self.effect(open.account, open.line, Why::Ended(state), effect);
         if wanted {
             row.flags |= self.deliver_receipt(&row, &open, counts(&open, state));

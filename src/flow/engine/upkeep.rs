@@ -43,7 +43,9 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn upkeep(&mut self, now: u64) -> Result<(), StoreError> {
+        self.rules_tick(now);
         self.expire(now);
+        self.wake_due(now);
         self.sweep(now)?;
         self.book.shrink();
         self.expire_parked(now);
@@ -71,6 +73,9 @@ impl<S: Store> Engine<S> {
                 continue;
             };
             match open.phase {
+                Phase::Queued if open.expires_ms <= now && self.book.waits(key).is_some() => {
+                    self.expired(key, now);
+                }
                 Phase::Queued if open.expires_ms <= now && open.stored => {
                     if let Some(upstream) = self.gateway.upstream(open.upstream) {
                         upstream.forget_stored(1);

@@ -5,6 +5,7 @@ mod money;
 mod open;
 mod read;
 mod recover;
+mod rules;
 mod schema;
 mod seal;
 mod verify;

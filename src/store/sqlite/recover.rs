@@ -20,6 +20,7 @@ type Out<'a> = &'a mut dyn FnMut(Record<'_>);
 
 pub(super) fn recover(conn: &Connection, out: Out<'_>) -> Result<(), StoreError> {
     control(conn, out).map_err(fault)?;
+    super::rules::recover(conn, out).map_err(fault)?;
     carried(conn, out)?;
     for segment in journals(conn).map_err(fault)? {
         journal(conn, segment, out)?;

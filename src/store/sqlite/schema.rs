@@ -35,6 +35,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::Journals(V2, v2_journal),
     Migration::Journals(V3, v3_journal),
     Migration::Code(holds_into_ledger),
+    Migration::Sql(super::rules::SCHEMA),
 ];
 
 const V1: &str = r"

@@ -431,6 +431,7 @@ fn terms_of_trade(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 
 /// The tables that grow with accounts or trouble, not with traffic.
 fn few(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    super::rules::write(conn, &batch.rules)?;
     for p in &batch.parked {
         conn.prepare_cached("INSERT INTO parked VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
             .execute((
