@@ -19,6 +19,8 @@ mod rules;
 mod settle;
 mod tally;
 #[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
 mod tests;
 mod upkeep;
 mod waits;

@@ -79,6 +79,10 @@ impl<S: Store> Engine<S> {
             Record::Awaiting(a, e) => {
                 kill::point("recover.messages");
                 book.accepted(a, UpstreamId::NONE);
+                if caps {
+                    let dest = a.message.parts().dest.into();
+                    found.capped.push((a.account, a.line, a.at_ms, dest));
+                }
                 let effect = book.sent(e);
                 let held = match a.charge_on {
                     ChargeOn::Accepted => 0,

@@ -24,14 +24,14 @@ use crate::store::Payment;
 use crate::store::memory::MemoryStore;
 
 thread_local! {
-    static NOW: Cell<u64> = const { Cell::new(0) };
+    pub(super) static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     NOW.get()
 }
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Signal for Nobody {
     fn signal(&self) {}
@@ -57,7 +57,7 @@ impl Random {
 }
 
 const ACCOUNTS: usize = 3;
-const PRICE: i64 = 800_000;
+pub(super) const PRICE: i64 = 800_000;
 /// What a message that was taken costs depends on how it ends.
 const TERMS: &str =
     "tax 1600; UNDELIV release; UNKNOWN keep 300000; EXPIRED keep; REJECTD 7 keep; REJECTD release";
@@ -118,7 +118,7 @@ fn policy() -> Policy {
     }
 }
 
-fn gateway() -> Arc<Gateway> {
+pub(super) fn gateway() -> Arc<Gateway> {
     let upstream = |id: u16, unknown_outcome| {
         let options = UpstreamOptions {
             name: format!("u{id}"),
@@ -176,7 +176,7 @@ struct World {
     topups: i64,
 }
 
-fn account(n: usize) -> Account {
+pub(super) fn account(n: usize) -> Account {
     Account {
         id: AccountId::NONE,
         name: format!("a{n}"),
