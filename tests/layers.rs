@@ -74,7 +74,11 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "thiserror",
         ],
     ),
-    ("config", &["ids", "money"], &["toml", "serde", "csv", "jiff", "regex"]),
+    (
+        "config",
+        &["ids", "money"],
+        &["toml", "serde", "csv", "jiff", "regex"],
+    ),
     ("metrics", &["ids", "money"], &["metrics"]),
     (
         "tools",

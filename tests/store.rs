@@ -216,6 +216,7 @@ fn recovered(store: &mut dyn Store) -> Vec<String> {
                 ),
                 Record::Part(row) => format!("part {:?} {}", row.kind, row.pos.0),
                 Record::Outbox(a, n) => format!("outbox {} {n}", a.0),
+                Record::Rule(row) => format!("rule {row:?}"),
             });
         })
         .unwrap();
@@ -855,4 +856,88 @@ fn carried_messages_are_told_with_the_step_that_left_them_waiting() {
     let keys = [MessageKey(3), MessageKey(21), MessageKey(99), MessageKey(20)];
     store.open_rows(&keys, &mut |row| rows.push(row.key.0)).unwrap();
     assert_eq!(rows, [3, 21, 20]);
+}
+
+#[test]
+fn senders_suppressed_numbers_and_cases_are_found_as_they_were_left() {
+    use smsconnect::domain::sender::{Sender, Standing};
+    use smsconnect::domain::suppression::{Scope, Source, Suppression};
+    use smsconnect::store::{Case, CaseState, RuleRow, RuleRows};
+    let entry = |n: u8, scope: Scope, reason: &str| Suppression {
+        subject: [n; 16],
+        scope,
+        source: Source::Inbound,
+        transactional: n == 2,
+        reason: reason.into(),
+        at_ms: 5,
+        until_ms: u64::from(n),
+    };
+    let sender = |standing| Sender {
+        account: "acme".into(),
+        id: "ACME".into(),
+        operator: "safaricom".into(),
+        class: "promotional".into(),
+        standing,
+        at_ms: 7,
+        reference: "L-1".into(),
+        ..Sender::default()
+    };
+    let case = |state| Case {
+        id: 3,
+        account: ACME,
+        rule: "velocity".into(),
+        kind: "velocity".into(),
+        count: 9,
+        span_s: 60,
+        at_ms: 8,
+        state,
+        ..Case::default()
+    };
+    each(|open| {
+        let mut store = open();
+        let fence = store.acquire().unwrap().fence;
+        let of = |rules| Batch {
+            rules,
+            ..with_account()
+        };
+        let first = of(RuleRows {
+            senders: vec![sender(Standing::Pending)],
+            suppressed: vec![
+                entry(1, Scope::Platform, "one"),
+                entry(2, Scope::Account(ACME), "two"),
+                entry(2, Scope::Sender(ACME, "acme".into()), "three"),
+            ],
+            unsuppressed: Vec::new(),
+            key_check: Some([9; 16]),
+            cases: vec![case(CaseState::Open)],
+        });
+        commit(&mut *store, fence, 1, first).unwrap();
+        let second = Batch {
+            rules: RuleRows {
+                senders: vec![sender(Standing::Active)],
+                suppressed: vec![entry(1, Scope::Platform, "again")],
+                unsuppressed: vec![([2; 16], Scope::Account(ACME))],
+                key_check: None,
+                cases: vec![case(CaseState::Closed)],
+            },
+            ..Batch::default()
+        };
+        commit(&mut *store, fence, 2, second).unwrap();
+        drop(store);
+        let mut wanted: Vec<String> = [
+            RuleRow::KeyCheck([9; 16]),
+            RuleRow::Sender(sender(Standing::Active)),
+            RuleRow::Suppressed(entry(1, Scope::Platform, "again")),
+            RuleRow::Suppressed(entry(2, Scope::Sender(ACME, "acme".into()), "three")),
+            RuleRow::Case(case(CaseState::Closed)),
+        ]
+        .iter()
+        .map(|row| format!("rule {row:?}"))
+        .collect();
+        let mut found = recovered(&mut *open());
+        found.retain(|row| row.starts_with("rule"));
+        wanted.sort();
+        found.sort();
+        assert_eq!(found, wanted);
+    });
 }

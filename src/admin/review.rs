@@ -49,7 +49,9 @@ pub(super) async fn held(context: &Context, params: Value) -> Result<Value, Faul
             })
         })
         .collect();
-    Ok(json!({ "items": items, "cursor": next, "total": context.gateway.live.held.load(std::sync::atomic::Ordering::Relaxed) }))
+    Ok(
+        json!({ "items": items, "cursor": next, "total": context.gateway.live.held.load(std::sync::atomic::Ordering::Relaxed) }),
+    )
 }
 
 /// Lets a held message go, or refuses it.

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::domain::sender::Standing;
 
-use super::{Context, account, event, link, message, payment, price, reconcile, review, sender, suppression, wallet};
+use super::{
+    Context, account, event, link, message, payment, price, reconcile, review, sender, suppression, wallet,
+};
 
 /// A method of the admin socket.
 #[derive(Debug, Clone, Copy)]

@@ -65,10 +65,7 @@ pub(super) async fn register(context: &Context, params: Value) -> Result<Value, 
         ));
     }
     if reference.len() > REFERENCE_MAX {
-        return Err(Fault::validation(
-            "reference",
-            "reference has at most 200 octets",
-        ));
+        return Err(Fault::validation("reference", "reference has at most 200 octets"));
     }
     let sender = Sender {
         account,
@@ -108,8 +105,17 @@ pub(super) fn list(context: &Context, params: Value) -> Result<Value, Fault> {
     p.done()?;
     let registry = context.gateway.live.registry();
     let by_config = context.gateway.policy.load().rules.registry.senders().len();
-    let of = |s: &Sender| account.as_ref().is_none_or(|a| s.account == *a || s.account.is_empty());
-    let mut found = registry.senders().iter().enumerate().skip(cursor).filter(|(_, s)| of(s));
+    let of = |s: &Sender| {
+        account
+            .as_ref()
+            .is_none_or(|a| s.account == *a || s.account.is_empty())
+    };
+    let mut found = registry
+        .senders()
+        .iter()
+        .enumerate()
+        .skip(cursor)
+        .filter(|(_, s)| of(s));
     let items: Vec<(usize, Value)> = found
         .by_ref()
         .take(limit)

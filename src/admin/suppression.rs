@@ -19,7 +19,13 @@ const REASON_MAX: usize = 100;
 pub(super) fn masked(number: &[u8]) -> String {
     let n = number.len();
     let show = |at: usize| at < 5.min(n / 2) || at + 2 >= n;
-    let one = |(at, c): (usize, &u8)| if show(at) && c.is_ascii_graphic() { *c as char } else { '*' };
+    let one = |(at, c): (usize, &u8)| {
+        if show(at) && c.is_ascii_graphic() {
+            *c as char
+        } else {
+            '*'
+        }
+    };
     number.iter().enumerate().map(one).collect()
 }
 
@@ -202,9 +208,7 @@ pub(super) async fn check(context: &Context, params: Value) -> Result<Value, Fau
     p.done()?;
     let mut found = read(context, move |r| r.suppressed(&subject)).await?;
     // What is asked on behalf of one account tells nothing of another's list.
-    found.retain(|s| {
-        account.is_none_or(|a| s.scope.account() == a || s.scope == Scope::Platform)
-    });
+    found.retain(|s| account.is_none_or(|a| s.scope.account() == a || s.scope == Scope::Platform));
     let entries: Vec<Value> = found.iter().map(|s| describe(context, s)).collect();
     Ok(json!({ "number": shown, "suppressed": !entries.is_empty(), "entries": entries }))
 }
@@ -226,7 +230,10 @@ pub(super) async fn list(context: &Context, params: Value) -> Result<Value, Faul
     let mut next = None;
     if found.len() > limit {
         let last = found.get(limit - 1).map(|s| s.subject);
-        let end = found.iter().rposition(|s| Some(s.subject) == last).map_or(limit, |at| at + 1);
+        let end = found
+            .iter()
+            .rposition(|s| Some(s.subject) == last)
+            .map_or(limit, |at| at + 1);
         if end < found.len() {
             next = last.map(|s| hex(&s));
         }

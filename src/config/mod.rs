@@ -777,7 +777,10 @@ pub struct Config {
 impl Config {
     /// Operators of the number plan.
     fn operators(&self) -> impl Iterator<Item = &str> {
-        self.numbering.ranges.iter().map(|(_, operator)| operator.as_str())
+        self.numbering
+            .ranges
+            .iter()
+            .map(|(_, operator)| operator.as_str())
     }
 }
 

@@ -6,9 +6,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Faults, Places, Reader, number};
 use super::{
-    Alphabet, BindMode, ChargeOn, Config, Durability, IdFormat, LogFormat, LongMessages, Price,
-    Principal, Refund, Route, Secret, Strategy, Tariff, TaxMode, Then, Unknown, Upstream, Validity,
-    rules,
+    Alphabet, BindMode, ChargeOn, Config, Durability, IdFormat, LogFormat, LongMessages, Price, Principal,
+    Refund, Route, Secret, Strategy, Tariff, TaxMode, Then, Unknown, Upstream, Validity, rules,
 };
 use crate::money::Money;
 

@@ -356,7 +356,10 @@ pub(super) fn check(c: &Config, k: &mut Check<'_>) {
     for (i, x) in c.rules.class.iter().enumerate() {
         let path = |key: &str| format!("class[{i}].{key}");
         if !known.contains(x.name.as_str()) {
-            k.fault(&path("name"), format!("no [[sender]] is of the class {:?}", x.name));
+            k.fault(
+                &path("name"),
+                format!("no [[sender]] is of the class {:?}", x.name),
+            );
         }
         if !x.operator.is_empty() && !operators.contains(x.operator.as_str()) {
             k.fault(
@@ -446,7 +449,12 @@ fn check_content(c: &Config, k: &mut Check<'_>, known: &HashSet<&str>) {
         }
         if let Err(e) = RegexBuilder::new(&x.regex).size_limit(1 << 20).build() {
             let what = e.to_string();
-            let last = what.lines().last().unwrap_or("").trim_start_matches("error: ").to_string();
+            let last = what
+                .lines()
+                .last()
+                .unwrap_or("")
+                .trim_start_matches("error: ")
+                .to_string();
             k.fault(&path("regex"), format!("is no pattern: {last}"));
         }
         for class in x.class.iter().filter(|w| !known.contains(w.as_str())) {
@@ -535,7 +543,10 @@ pub(super) fn check_senders(c: &Config, k: &mut Check<'_>) {
                 && s.id.chars().any(char::is_alphabetic)
                 && look(&o.id) == look(&s.id)
             {
-                k.fault(&path("id"), format!("{:?} looks like {:?} of another account", s.id, o.id));
+                k.fault(
+                    &path("id"),
+                    format!("{:?} looks like {:?} of another account", s.id, o.id),
+                );
             }
         }
     }
@@ -572,7 +583,7 @@ fn address(id: &str) -> Result<(), &'static str> {
 
 fn window(text: &str) -> bool {
     let time = |t: &str| {
-        let Some((h, m)) = t.trim().split_once(':') else { return None };
+        let (h, m) = t.trim().split_once(':')?;
         let two = |s: &str| (s.len() == 2).then(|| s.parse::<u16>().ok())?;
         let (h, m) = (two(h)?, two(m)?);
         (h < 24 && m < 60 || h == 24 && m == 0).then_some(h * 60 + m)
@@ -602,7 +613,14 @@ pub(super) fn print(c: &Rules) -> String {
     for x in &c.class {
         out += &format!(
             "\n[[class]]\nname = {:?}\noperator = {:?}\nwindow = {:?}\nutc_offset_min = {}\noutside = {:?}\nsuffix = {:?}\ncap = {}\ncap_s = {}\n",
-            x.name, x.operator, x.window, x.utc_offset_min, x.outside.word(), x.suffix, x.cap, x.cap_s
+            x.name,
+            x.operator,
+            x.window,
+            x.utc_offset_min,
+            x.outside.word(),
+            x.suffix,
+            x.cap,
+            x.cap_s
         );
     }
     for x in &c.rewrite {

@@ -237,7 +237,10 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
     let mut senders = HashMap::new();
     for sender in &config.sender {
         let class = classes.iter().position(|c| *c == sender.class);
-        senders.insert(sender.id.to_ascii_lowercase().into_bytes(), class.unwrap_or(0) as u16);
+        senders.insert(
+            sender.id.to_ascii_lowercase().into_bytes(),
+            class.unwrap_or(0) as u16,
+        );
     }
     let c = &config.customer;
     Ok(Policy {

@@ -50,15 +50,20 @@ pub(super) fn rules(config: &Config, upstreams: &[Arc<Upstream>]) -> Result<Rule
     let id = |name: &str| upstreams.iter().find(|u| u.options.name == name).map(|u| u.id);
     let c = &config.rules;
     let senders = config.sender.iter().map(sender).collect();
-    let registry = Registry::new(senders, &c.senders.reserved)
-        .map_err(|(at, e)| format!("sender[{at}].id: {e}"))?;
+    let registry =
+        Registry::new(senders, &c.senders.reserved).map_err(|(at, e)| format!("sender[{at}].id: {e}"))?;
     let mut classes: Vec<ClassRule> = c.class.iter().map(class).collect();
-    if !classes.iter().any(|r| r.class == PROMOTIONAL && r.operator.is_empty()) {
+    if !classes
+        .iter()
+        .any(|r| r.class == PROMOTIONAL && r.operator.is_empty())
+    {
         classes.push(Rules::by_day());
     }
-    let content = c.content.iter().enumerate().map(|(at, x)| {
-        content(x).map_err(|e| format!("content[{at}].regex: {e}"))
-    });
+    let content = c
+        .content
+        .iter()
+        .enumerate()
+        .map(|(at, x)| content(x).map_err(|e| format!("content[{at}].regex: {e}")));
     let link = |u: &config::Upstream| -> Option<(UpstreamId, u16)> {
         let tag = u16::try_from(u.link_id_tlv).ok().filter(|t| *t > 0)?;
         Some((id(&u.name)?, tag))
@@ -80,11 +85,7 @@ pub(super) fn rules(config: &Config, upstreams: &[Arc<Upstream>]) -> Result<Rule
         rewrites: c.rewrite.iter().map(rewrite).collect(),
         content: content.collect::<Result<_, _>>()?,
         abuse: c.abuse.iter().map(abuse).collect(),
-        suppress: c
-            .suppress
-            .iter()
-            .map(|s| suppress(s, id(&s.upstream)))
-            .collect(),
+        suppress: c.suppress.iter().map(|s| suppress(s, id(&s.upstream))).collect(),
         opt_out: OptOut {
             words: Words::new(&c.optout.stop, &c.optout.start),
             stopped: c.optout.stop_answer.clone(),

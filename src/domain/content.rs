@@ -83,7 +83,10 @@ impl ContentRule {
         let mut all = Vec::new();
         let words: Vec<String> = patterns.words.iter().map(|w| phrase(w)).collect();
         if !words.is_empty() {
-            all.push(format!(r"(?i)(?:^|[^\p{{L}}\p{{N}}])(?:{})(?:$|[^\p{{L}}\p{{N}}])", words.join("|")));
+            all.push(format!(
+                r"(?i)(?:^|[^\p{{L}}\p{{N}}])(?:{})(?:$|[^\p{{L}}\p{{N}}])",
+                words.join("|")
+            ));
         }
         if !patterns.regex.is_empty() {
             all.push(patterns.regex.to_string());
@@ -167,7 +170,12 @@ mod tests {
     #[test]
     fn addresses_of_the_web_with_and_without_a_scheme() {
         let rule = rule(&[], "", true);
-        for hit in ["see http://x.y", "bit.ly/abc", "WWW.ACME.CO", "go to acme.co.ke now"] {
+        for hit in [
+            "see http://x.y",
+            "bit.ly/abc",
+            "WWW.ACME.CO",
+            "go to acme.co.ke now",
+        ] {
             assert!(rule.hits(hit), "{hit}");
         }
         for miss in ["KES 1.50 paid", "Mr.Smith", "3.4.5", "ok.Thanks"] {

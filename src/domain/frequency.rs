@@ -104,7 +104,8 @@ impl Frequency {
         if self.sent.len() >= self.max && now_s >= self.swept_s.saturating_add(60) {
             self.swept_s = now_s;
             let since = now_s.saturating_sub(span_s);
-            self.sent.retain(|_, times| times.last().is_some_and(|t| *t > since));
+            self.sent
+                .retain(|_, times| times.last().is_some_and(|t| *t > since));
         }
         self.sent.len() < self.max
     }
@@ -230,7 +231,10 @@ mod tests {
         assert!(f.take(&who, 2, DAY, 200_000));
         assert!(f.take(&who, 2, DAY, 200_100));
         assert!(!f.take(&who, 2, DAY, 286_399));
-        assert!(f.take(&("acme", "254700000000"), 2, DAY, 286_399), "another number");
+        assert!(
+            f.take(&("acme", "254700000000"), 2, DAY, 286_399),
+            "another number"
+        );
         assert!(f.take(&who, 2, DAY, 286_400), "the first is a day old");
         assert!(!f.take(&who, 2, DAY, 286_401));
         f.give_back(&who, 286_400);
@@ -245,7 +249,10 @@ mod tests {
             assert!(f.take(&n, 1, DAY, 200_000));
         }
         assert_eq!((f.len(), f.overflow), (100, 150));
-        assert!(f.take(&1_000, 1, DAY, 200_000 + DAY + 60), "the old ones have made room");
+        assert!(
+            f.take(&1_000, 1, DAY, 200_000 + DAY + 60),
+            "the old ones have made room"
+        );
         assert_eq!(f.len(), 1);
     }
 
@@ -279,7 +286,11 @@ mod tests {
     fn a_text_that_bounces_is_noticed_whoever_began() {
         let mut pairs = PingPong::default();
         let mut turns = (0..8).map(|n| {
-            let (a, b): (&[u8], &[u8]) = if n % 2 == 0 { (b"22555", b"22666") } else { (b"22666", b"22555") };
+            let (a, b): (&[u8], &[u8]) = if n % 2 == 0 {
+                (b"22555", b"22666")
+            } else {
+                (b"22666", b"22555")
+            };
             pairs.bounces(a, b, b"sorry, we are closed", 1_000)
         });
         assert_eq!(turns.position(|b| b), Some(LOOP_MAX as usize));

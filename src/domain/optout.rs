@@ -32,7 +32,11 @@ impl Words {
     #[must_use]
     pub fn new(stop: &[String], start: &[String]) -> Words {
         let fold = |words: &[String]| -> Vec<String> {
-            words.iter().map(|w| folded(w)).filter(|w| !w.is_empty()).collect()
+            words
+                .iter()
+                .map(|w| folded(w))
+                .filter(|w| !w.is_empty())
+                .collect()
         };
         Words {
             stop: fold(stop),
@@ -48,9 +52,9 @@ impl Words {
         let first = folded(words.next()?);
         let name = words.next();
         // Only a single word behind it is a name.
-        let name = name.filter(|_| words.next().is_none()).map(|n| {
-            n.trim_matches(|c: char| !c.is_alphanumeric()).to_string()
-        });
+        let name = name
+            .filter(|_| words.next().is_none())
+            .map(|n| n.trim_matches(|c: char| !c.is_alphanumeric()).to_string());
         let name = name.filter(|n| !ALL.contains(&n.to_lowercase().as_str()));
         if self.stop.contains(&first) {
             Some(Wish::Stop(name))
@@ -71,7 +75,15 @@ mod tests {
         let list = |words: &[&str]| words.iter().map(|w| (*w).to_string()).collect::<Vec<_>>();
         let words = Words::new(&list(&["STOP", "Acha", "SITISHA"]), &list(&["START", "ANZA"]));
         let stop = |name: Option<&str>| Some(Wish::Stop(name.map(str::to_string)));
-        for all in ["STOP", " stop. ", "Acha!", "\"sitisha\"", "stop all", "STOP ZOTE", "stop sending me this"] {
+        for all in [
+            "STOP",
+            " stop. ",
+            "Acha!",
+            "\"sitisha\"",
+            "stop all",
+            "STOP ZOTE",
+            "stop sending me this",
+        ] {
             assert_eq!(words.read(all), stop(None), "{all}");
         }
         assert_eq!(words.read("STOP ACME"), stop(Some("ACME")));

@@ -283,11 +283,15 @@ impl Registry {
         };
         let key = sender.id.to_ascii_lowercase().into_bytes();
         let both = [TRANSACTIONAL, PROMOTIONAL];
-        let clash = self.at(self.by_id.get(&key)).filter(others).filter(meets).find(|s| {
-            s.class != sender.class
-                && both.contains(&s.class.as_str())
-                && both.contains(&sender.class.as_str())
-        });
+        let clash = self
+            .at(self.by_id.get(&key))
+            .filter(others)
+            .filter(meets)
+            .find(|s| {
+                s.class != sender.class
+                    && both.contains(&s.class.as_str())
+                    && both.contains(&sender.class.as_str())
+            });
         if let Some(other) = clash {
             return Err(BadSender::TwoClasses(other.id.clone(), other.class.clone()));
         }
@@ -342,8 +346,10 @@ impl Registry {
         if self.at(known).any(|s| s.account == account) {
             return Found::Unknown;
         }
-        if known.is_some_and(|k| self.at(Some(k)).any(|s| s.standing != Standing::Revoked && !s.account.is_empty()))
-        {
+        if known.is_some_and(|k| {
+            self.at(Some(k))
+                .any(|s| s.standing != Standing::Revoked && !s.account.is_empty())
+        }) {
             return Found::Foreign;
         }
         if !alphanumeric(source) || self.reserved.is_empty() && self.by_look.is_empty() {
@@ -354,9 +360,8 @@ impl Registry {
             return Found::Reserved;
         }
         let alike: Vec<&Sender> = self.at(self.by_look.get(&look)).collect();
-        let foreign = |s: &&Sender| {
-            !s.account.is_empty() && s.account != account && s.standing != Standing::Revoked
-        };
+        let foreign =
+            |s: &&Sender| !s.account.is_empty() && s.account != account && s.standing != Standing::Revoked;
         if alike.iter().any(foreign) && !alike.iter().any(|s| s.account == account || s.account.is_empty()) {
             Found::Foreign
         } else {
@@ -420,7 +425,10 @@ mod tests {
             ..sender("bank", "EQUITY", "", TRANSACTIONAL)
         };
         let registry = Registry::new(vec![owner, sender("acme", "SHOP01", "", "")], &reserved).unwrap();
-        assert!(matches!(registry.find("bank", b"Equity", "x"), Found::Registered(_)));
+        assert!(matches!(
+            registry.find("bank", b"Equity", "x"),
+            Found::Registered(_)
+        ));
         assert_eq!(registry.find("acme", b"EQUITY", "x"), Found::Foreign);
         assert_eq!(registry.find("acme", b"mpesa", "x"), Found::Reserved);
         assert_eq!(registry.find("other", b"SH0P0l", "x"), Found::Foreign);
@@ -453,7 +461,14 @@ mod tests {
         for good in ["ACME", "22555", "+254712345678", "Caf\u{e9} Java", "12345678901"] {
             assert!(form(good).is_ok(), "{good}");
         }
-        for bad in ["", "TWELVE CHARS", "ACM\u{c8}\u{103}", "A[B]", "1234567890123456", "\u{1F600}"] {
+        for bad in [
+            "",
+            "TWELVE CHARS",
+            "ACM\u{c8}\u{103}",
+            "A[B]",
+            "1234567890123456",
+            "\u{1F600}",
+        ] {
             assert!(form(bad).is_err(), "{bad}");
         }
     }

@@ -97,8 +97,7 @@ pub enum Source {
 
 impl Source {
     /// All words.
-    pub const WORDS: &'static [&'static str] =
-        &["admin", "mo", "receipt", "import", "dsar", "complaint"];
+    pub const WORDS: &'static [&'static str] = &["admin", "mo", "receipt", "import", "dsar", "complaint"];
 
     /// Its word.
     #[must_use]
@@ -250,7 +249,9 @@ impl TagSet {
 
     /// Puts one in, or changes what it stops; whether it is new.
     pub fn insert(&self, tag: u64, transactional: bool) -> bool {
-        let Some(shard) = self.shard(tag) else { return false };
+        let Some(shard) = self.shard(tag) else {
+            return false;
+        };
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         let new = shard.insert(tag & !1 | u64::from(transactional));
         self.len.fetch_add(usize::from(new), Ordering::Relaxed);
@@ -259,7 +260,9 @@ impl TagSet {
 
     /// Takes one out; whether it was there.
     pub fn remove(&self, tag: u64) -> bool {
-        let Some(shard) = self.shard(tag) else { return false };
+        let Some(shard) = self.shard(tag) else {
+            return false;
+        };
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         let was = shard.remove(tag);
         self.len.fetch_sub(usize::from(was), Ordering::Relaxed);
@@ -307,7 +310,9 @@ impl Shard {
     }
 
     fn put(&mut self, tag: u64) -> bool {
-        let Some((at, old)) = self.find(tag) else { return false };
+        let Some((at, old)) = self.find(tag) else {
+            return false;
+        };
         if let Some(slot) = self.slots.get_mut(at) {
             *slot = tag;
         }

@@ -23,7 +23,8 @@ impl Daily {
         let (from, to) = text.split_once('-')?;
         let minutes = |text: &str| -> Option<u16> {
             let (h, m) = text.trim().split_once(':')?;
-            let two = |s: &str| (s.len() == 2 && s.bytes().all(|c| c.is_ascii_digit())).then(|| s.parse().ok())?;
+            let two =
+                |s: &str| (s.len() == 2 && s.bytes().all(|c| c.is_ascii_digit())).then(|| s.parse().ok())?;
             let (h, m): (u16, u16) = (two(h)?, two(m)?);
             (h < 24 && m < 60 || h == 24 && m == 0).then_some(h * 60 + m)
         };
@@ -57,7 +58,11 @@ impl Daily {
 
 impl fmt::Display for Daily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let to = if self.to_min == self.from_min { 1_440 } else { self.to_min };
+        let to = if self.to_min == self.from_min {
+            1_440
+        } else {
+            self.to_min
+        };
         write!(
             f,
             "{:02}:{:02}-{:02}:{:02}",
@@ -95,7 +100,15 @@ mod tests {
         assert_eq!(night.opens(5 * HOUR), None);
         assert_eq!(night.opens(6 * HOUR), Some(22 * HOUR));
         assert_eq!(Daily::parse("00:00-24:00", 0).unwrap().opens(77), None);
-        for bad in ["", "8-18", "08:00", "08:00-25:00", "08:60-18:00", "24:00-24:00", "8:00-18:00"] {
+        for bad in [
+            "",
+            "8-18",
+            "08:00",
+            "08:00-25:00",
+            "08:60-18:00",
+            "24:00-24:00",
+            "8:00-18:00",
+        ] {
             assert_eq!(Daily::parse(bad, 0), None, "{bad}");
         }
     }

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::account::AccountState;
 use super::gateway::Gateway;
+use super::ingress::lock;
 use super::ingress::{Admitted, Ticket};
 use super::policy::Policy;
-use super::ingress::lock;
 use super::quote::quote_as;
 use super::rules::{Judged, capped, judge};
 use crate::domain::account::Account;

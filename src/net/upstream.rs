@@ -824,7 +824,14 @@ impl Served<'_> {
                         let policy = self.link.gateway.policy.load();
                         let id = self.link.options.upstream.id;
                         let from = rewritten(&policy.rules, id, &ticket.message.message);
-                        put_submit(&mut conn.out, sequence, &ticket.message, &self.link.options, from, now);
+                        put_submit(
+                            &mut conn.out,
+                            sequence,
+                            &ticket.message,
+                            &self.link.options,
+                            from,
+                            now,
+                        );
                     }
                 }
                 None

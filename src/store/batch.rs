@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use super::rules::RuleRows;
 use crate::domain::account::Account;
 use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::{ChargeOn, Final, Wants};
 use crate::domain::tariff::{PriceRule, Terms};
-use super::rules::RuleRows;
 use crate::ids::{AccountId, BatchId, MessageKey, Pos, UpstreamId};
 use crate::money::Money;
 

@@ -73,7 +73,10 @@ fn create(path: &Path) -> std::io::Result<SubjectKey> {
         .fill(&mut key)
         .map_err(|_| std::io::Error::other("the system gives no random numbers"))?;
     if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
     }
     // Whole or not at all: half a key after a power cut would be another key.
     let part = path.with_extension("part");

@@ -268,7 +268,11 @@ impl<S: Store> Engine<S> {
             None => concerned,
         };
         self.note_bounce(&message, owners.first().copied(), now);
-        crate::metrics::inbound(if owners.is_empty() { "unclaimed" } else { "delivered" });
+        crate::metrics::inbound(if owners.is_empty() {
+            "unclaimed"
+        } else {
+            "delivered"
+        });
         if owners.is_empty() {
             self.deliver_stored(None, Payload::Inbound(message), now);
             return;

@@ -16,10 +16,10 @@ mod recover;
 mod rejoin;
 mod resting;
 mod rules;
-mod settle;
-mod tally;
 #[cfg(test)]
 mod rules_tests;
+mod settle;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -310,6 +310,8 @@ impl<S: Store> Engine<S> {
             }
         }
         self.turn(Duration::ZERO)?;
+        // What has tripped since the last tick has its case before the end.
+        self.rules_tick((self.options.now_ms)());
         self.flush_outboxes((self.options.now_ms)(), true);
         self.commit()?;
         self.gateway.stopped.store(true, Ordering::Release);

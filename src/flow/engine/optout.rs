@@ -63,7 +63,9 @@ impl<S: Store> Engine<S> {
             return Vec::new();
         };
         let Ok(subject) = self.gateway.live.subject(number) else {
-            tracing::error!("a subscriber wants to opt out and there is no key of numbers; set [privacy] number_key");
+            tracing::error!(
+                "a subscriber wants to opt out and there is no key of numbers; set [privacy] number_key"
+            );
             return Vec::new();
         };
         let accounts = self.accounts_at(parts.dest);
@@ -162,7 +164,9 @@ impl<S: Store> Engine<S> {
             return;
         }
         let accounts = self.gateway.accounts();
-        let Some(owner) = accounts.get(account) else { return };
+        let Some(owner) = accounts.get(account) else {
+            return;
+        };
         let Some(route) = self.gateway.route(policy, account, from, to) else {
             return;
         };
@@ -206,7 +210,9 @@ impl<S: Store> Engine<S> {
             return;
         };
         let parts = message.parts();
-        let Some(value) = tlv(parts.tlvs, *tag) else { return };
+        let Some(value) = tlv(parts.tlvs, *tag) else {
+            return;
+        };
         let Some((owner, _)) = self.owner_of(parts.dest, words_of(&parts), parts.flags.data_coding) else {
             return;
         };

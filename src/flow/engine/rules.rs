@@ -67,9 +67,8 @@ impl<S: Store> Engine<S> {
 
     /// The sender as it is, or as this very batch makes it.
     fn registered(&self, account: &str, id: &str, operator: &str) -> Option<&Sender> {
-        let wanted = |s: &&Sender| {
-            s.account == account && s.operator == operator && s.id.eq_ignore_ascii_case(id)
-        };
+        let wanted =
+            |s: &&Sender| s.account == account && s.operator == operator && s.id.eq_ignore_ascii_case(id);
         let new = self.batch.rules.senders.iter().rev().find(wanted);
         new.or_else(|| self.rules.senders.iter().find(wanted))
     }
@@ -84,11 +83,15 @@ impl<S: Store> Engine<S> {
     fn register(&mut self, mut sender: Sender, now: u64) -> Result<RuleReply, ControlError> {
         if let Some(old) = self.registered(&sender.account, &sender.id, &sender.operator) {
             if old.standing == Standing::Revoked {
-                return Err(ControlError::State("this registration was revoked, which is for good"));
+                return Err(ControlError::State(
+                    "this registration was revoked, which is for good",
+                ));
             }
             sender.standing = old.standing;
         } else if self.rules.senders.len() >= SENDERS_MAX {
-            return Err(ControlError::State("100000 senders are registered, which is the most"));
+            return Err(ControlError::State(
+                "100000 senders are registered, which is the most",
+            ));
         }
         self.fits(&sender)?;
         sender.at_ms = now;
@@ -107,7 +110,9 @@ impl<S: Store> Engine<S> {
         let found = self.registered(account, id, operator).cloned();
         let mut sender = found.ok_or(ControlError::NoSuch("sender"))?;
         if sender.standing == Standing::Revoked {
-            return Err(ControlError::State("this registration was revoked, which is for good"));
+            return Err(ControlError::State(
+                "this registration was revoked, which is for good",
+            ));
         }
         if standing == Standing::Active {
             self.fits(&sender)?;
@@ -215,7 +220,12 @@ impl<S: Store> Engine<S> {
     /// Opens cases of what has tripped, forgets entries that are over, follows a new config.
     pub(super) fn rules_tick(&mut self, now: u64) {
         let policy = self.gateway.policy.load_full();
-        if !self.rules.policy.as_ref().is_some_and(|p| Arc::ptr_eq(p, &policy)) {
+        if !self
+            .rules
+            .policy
+            .as_ref()
+            .is_some_and(|p| Arc::ptr_eq(p, &policy))
+        {
             self.gateway.live.refresh(&policy.rules);
             self.rules.policy = Some(policy);
         }
@@ -281,9 +291,7 @@ impl<S: Store> Engine<S> {
             .suppress(&entry.subject, &entry.scope, entry.transactional);
         let key = (entry.subject, entry.scope);
         if entry.until_ms > 0 {
-            self.rules
-                .ends
-                .insert((entry.until_ms, key.0, key.1.clone()));
+            self.rules.ends.insert((entry.until_ms, key.0, key.1.clone()));
             self.rules.until.insert(key, entry.until_ms);
         } else {
             self.rules.until.remove(&key);

@@ -212,7 +212,7 @@ impl World {
     }
 
     fn rule(&mut self, change: RuleChange) -> Result<RuleReply, ControlError> {
-        let (tx, rx) = std::sync::mpsc::channel();
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
         self.gateway.control(Control::Rule(Box::new(change)), move |r| {
             tx.send(r).unwrap();
         });
@@ -255,8 +255,9 @@ impl World {
     }
 
     fn state(&mut self, key: MessageKey) -> Option<&'static str> {
-        let (tx, rx) = std::sync::mpsc::channel();
-        self.gateway.control(Control::ShowOpen(key), move |r| tx.send(r).unwrap());
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
+        self.gateway
+            .control(Control::ShowOpen(key), move |r| tx.send(r).unwrap());
         self.turn();
         match rx.recv().unwrap().unwrap() {
             ControlReply::Open(view) => view.map(|v| v.state),
@@ -267,7 +268,11 @@ impl World {
 
 fn promotional() -> Rules {
     Rules {
-        registry: Registry::new(vec![sender("DEALS", PROMOTIONAL), sender("BANK", TRANSACTIONAL)], &[]).unwrap(),
+        registry: Registry::new(
+            vec![sender("DEALS", PROMOTIONAL), sender("BANK", TRANSACTIONAL)],
+            &[],
+        )
+        .unwrap(),
         classes: vec![by_day()],
         ..Rules::default()
     }
@@ -389,7 +394,11 @@ fn without_room_for_it_a_waiting_message_was_never_there() {
     };
     let items = vec![admit(&world.gateway, &policy, &account, &submission, now()).unwrap()];
     let reply = Arc::clone(&world.customer);
-    world.gateway.ingress.put(Input::Submits { account, items, reply });
+    world.gateway.ingress.put(Input::Submits {
+        account,
+        items,
+        reply,
+    });
     world.turn();
     let marks = world
         .store
@@ -488,18 +497,29 @@ fn stop_is_on_record_with_the_message_and_answered_once_for_free() {
             .map(|b| (b.outbox_put.len(), b.accepted.len()))
             .collect::<Vec<_>>()
     });
-    assert_eq!(together, [(1, 1)], "one commit: the message, the entry and the answer");
+    assert_eq!(
+        together,
+        [(1, 1)],
+        "one commit: the message, the entry and the answer"
+    );
     let answers = world.sent();
     assert_eq!(answers.len(), 1);
     let parts = answers[0].message.parts();
     assert_eq!((parts.source, parts.dest), (&b"22555"[..], NUMBER));
     assert_eq!(parts.text, b"You will get no more.");
     assert_eq!(world.delivered(1), [" stop! "], "its customer sees it");
-    assert_eq!((world.holds(1), world.spent(1)), spent, "nobody pays for the answer");
+    assert_eq!(
+        (world.holds(1), world.spent(1)),
+        spent,
+        "nobody pays for the answer"
+    );
     assert_eq!(world.submit(1, "DEALS", NUMBER, "buy"), Err(Reject::Suppressed));
     assert_eq!(world.submit(1, "SHOP", NUMBER, "buy"), Err(Reject::Suppressed));
     assert!(world.submit(1, "BANK", NUMBER, "123456").is_ok(), "transactional");
-    assert!(world.submit(2, "DEALS", NUMBER, "buy").is_ok(), "another customer");
+    assert!(
+        world.submit(2, "DEALS", NUMBER, "buy").is_ok(),
+        "another customer"
+    );
     assert!(world.submit(1, "DEALS", b"254712345679", "buy").is_ok());
     world.inbound(NUMBER, "ACHA");
     world.sent();
@@ -651,7 +671,10 @@ fn a_number_gets_as_many_as_its_class_allows_after_a_restart_too() {
     assert_eq!(world.submit(1, "DEALS", NUMBER, "3"), Err(Reject::Frequency));
     assert_eq!(world.holds(1), held);
     assert!(world.submit(1, "BANK", NUMBER, "3").is_ok(), "of another class");
-    assert!(world.submit(2, "DEALS", NUMBER, "3").is_ok(), "of another customer");
+    assert!(
+        world.submit(2, "DEALS", NUMBER, "3").is_ok(),
+        "of another customer"
+    );
     world.start().unwrap();
     assert_eq!(world.submit(1, "DEALS", NUMBER, "3"), Err(Reject::Frequency));
     world.at(now() + HOUR);
@@ -660,14 +683,16 @@ fn a_number_gets_as_many_as_its_class_allows_after_a_restart_too() {
 
 #[test]
 fn a_rule_against_abuse_opens_one_case_until_it_is_closed() {
-    let mut rules = Rules::default();
-    rules.abuse = vec![AbuseRule {
-        name: "same".into(),
-        counts: Counts::SameText,
-        accounts: Vec::new(),
-        limit: 3,
-        span_s: 600,
-    }];
+    let rules = Rules {
+        abuse: vec![AbuseRule {
+            name: "same".into(),
+            counts: Counts::SameText,
+            accounts: Vec::new(),
+            limit: 3,
+            span_s: 600,
+        }],
+        ..Rules::default()
+    };
     let mut world = World::new(rules);
     let cases = |world: &World| {
         world.store.with_disk(|d| {
@@ -710,7 +735,10 @@ fn two_numbers_of_ours_do_not_answer_each_other_for_ever() {
     let mut world = World::new(rules);
     let mut taken = 0;
     for _ in 0..10 {
-        if world.submit(1, "22555", b"254700000001", "we are closed").is_err() {
+        if world
+            .submit(1, "22555", b"254700000001", "we are closed")
+            .is_err()
+        {
             break;
         }
         taken += 1;
@@ -722,7 +750,11 @@ fn two_numbers_of_ours_do_not_answer_each_other_for_ever() {
         cases.map(|c| c.kind).collect::<Vec<_>>()
     });
     assert_eq!(kinds, ["loop"]);
-    assert!(world.submit(1, "22555", b"254700000001", "something else").is_ok());
+    assert!(
+        world
+            .submit(1, "22555", b"254700000001", "something else")
+            .is_ok()
+    );
 }
 
 #[test]
@@ -742,13 +774,28 @@ fn a_sender_is_in_force_as_soon_as_it_is_registered_and_no_longer_than_it_stands
         operator: String::new(),
         standing,
     };
-    assert!(world.submit(1, "NEWS", NUMBER, "x").is_ok(), "nobody has registered it");
+    assert!(
+        world.submit(1, "NEWS", NUMBER, "x").is_ok(),
+        "nobody has registered it"
+    );
     world.rule(register("a1", "NEWS", TRANSACTIONAL)).unwrap();
-    assert_eq!(world.submit(1, "NEWS", NUMBER, "x"), Err(Reject::Source), "pending");
+    assert_eq!(
+        world.submit(1, "NEWS", NUMBER, "x"),
+        Err(Reject::Source),
+        "pending"
+    );
     world.rule(stand(Standing::Active)).unwrap();
     assert!(world.submit(1, "news", NUMBER, "x").is_ok());
-    assert_eq!(world.submit(2, "NEWS", NUMBER, "x"), Err(Reject::Source), "another's");
-    assert_eq!(world.submit(2, "N-EWS", NUMBER, "x"), Err(Reject::Source), "looks alike");
+    assert_eq!(
+        world.submit(2, "NEWS", NUMBER, "x"),
+        Err(Reject::Source),
+        "another's"
+    );
+    assert_eq!(
+        world.submit(2, "N-EWS", NUMBER, "x"),
+        Err(Reject::Source),
+        "looks alike"
+    );
     let both = world.rule(register("a2", "DEALS", TRANSACTIONAL));
     assert!(matches!(both, Err(ControlError::Invalid("id", _))), "{both:?}");
     let alike = world.rule(register("a2", "NEW5", PROMOTIONAL));

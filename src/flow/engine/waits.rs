@@ -79,10 +79,9 @@ impl<S: Store> Engine<S> {
 
     /// Messages that wait for a person, oldest first, after `after`.
     pub(super) fn show_held(&self, after: MessageKey, max: usize) -> Vec<HeldView> {
-        let keys = self.held.range((
-            std::ops::Bound::Excluded(after),
-            std::ops::Bound::Unbounded,
-        ));
+        let keys = self
+            .held
+            .range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded));
         let view = |key: &MessageKey| {
             let open = self.book.get(*key)?;
             let parts = open.stub.parts();

@@ -128,13 +128,13 @@ fn sender(gateway: &Gateway, policy: &Policy, way: &Way<'_>) -> Result<u16, Reje
     if !way.spec.may_send_as(way.source) {
         return Err(Reject::Source);
     }
-    gateway.live.with_registry(|registry| {
-        match registry.find(&way.spec.name, way.source, way.operator) {
+    gateway.live.with_registry(
+        |registry| match registry.find(&way.spec.name, way.source, way.operator) {
             Found::Registered(s) if s.standing == Standing::Active => Ok(policy.class_index(&s.class)),
             Found::Unknown if !policy.rules.require_registered => Ok(0),
             _ => Err(Reject::Source),
-        }
-    })
+        },
+    )
 }
 
 /// Two of our own numbers that answer each other would do so for ever.
@@ -256,15 +256,17 @@ pub fn explain(
         ..Explained::default()
     };
     let mut refused = Vec::new();
-    gateway.live.with_registry(|r| match r.find(&spec.name, source, operator) {
-        Found::Registered(s) => {
-            out.sender = s.standing.word();
-            out.class.clone_from(&s.class);
-        }
-        Found::Unknown => out.sender = "unregistered",
-        Found::Foreign => out.sender = "foreign",
-        Found::Reserved => out.sender = "reserved",
-    });
+    gateway
+        .live
+        .with_registry(|r| match r.find(&spec.name, source, operator) {
+            Found::Registered(s) => {
+                out.sender = s.standing.word();
+                out.class.clone_from(&s.class);
+            }
+            Found::Unknown => out.sender = "unregistered",
+            Found::Foreign => out.sender = "foreign",
+            Found::Reserved => out.sender = "reserved",
+        });
     let allowed = spec.may_send_as(source);
     if !allowed {
         out.sender = "not-allowed";

@@ -154,7 +154,8 @@ impl Live {
     }
 
     fn noted(&self) {
-        let any = !self.tags.is_empty() || !self.registry.load().is_empty() || !lock(&self.links).order.is_empty();
+        let any =
+            !self.tags.is_empty() || !self.registry.load().is_empty() || !lock(&self.links).order.is_empty();
         self.any.store(any, Ordering::Relaxed);
     }
 
@@ -166,7 +167,8 @@ impl Live {
 
     /// An entry is on record.
     pub(in crate::flow) fn suppress(&self, subject: &Subject, scope: &Scope, transactional: bool) {
-        self.tags.insert(tag(subject, &ScopeRef::from(scope)), transactional);
+        self.tags
+            .insert(tag(subject, &ScopeRef::from(scope)), transactional);
         self.any.store(true, Ordering::Relaxed);
     }
 
@@ -267,12 +269,11 @@ impl Live {
         let pair = links.random.hash_one((account, from, to));
         let at = id.at_ms;
         while links.order.len() >= LINKS_MAX
-            || links
-                .order
-                .front()
-                .is_some_and(|(t, _)| t + LINK_KEEP_MS <= at)
+            || links.order.front().is_some_and(|(t, _)| t + LINK_KEEP_MS <= at)
         {
-            let Some((t, old)) = links.order.pop_front() else { break };
+            let Some((t, old)) = links.order.pop_front() else {
+                break;
+            };
             if links.by_pair.get(&old).is_some_and(|l| l.at_ms == t) {
                 links.by_pair.remove(&old);
             }
@@ -284,7 +285,12 @@ impl Live {
 
     /// The optional parameters of a message that answers one which had brought a link id along: its own and that one. `None`: it
     /// does not, or has one already.
-    pub(in crate::flow) fn answer(&self, account: AccountId, parts: &Parts<'_>, now_ms: u64) -> Option<Vec<u8>> {
+    pub(in crate::flow) fn answer(
+        &self,
+        account: AccountId,
+        parts: &Parts<'_>,
+        now_ms: u64,
+    ) -> Option<Vec<u8>> {
         if !self.any() {
             return None;
         }
@@ -343,10 +349,18 @@ mod tests {
         assert_eq!(live.stops(a, b"ACME", number, true), None, "transactional");
         live.suppress(&subject, &Scope::Account(a), false);
         assert_eq!(live.stops(a, b"OTHER", number, false), Some("account"));
-        assert_eq!(live.stops(b, b"ACME", number, false), None, "another customer's list");
+        assert_eq!(
+            live.stops(b, b"ACME", number, false),
+            None,
+            "another customer's list"
+        );
         live.suppress(&subject, &Scope::Platform, true);
         assert_eq!(live.stops(b, b"ACME", number, true), Some("platform"));
-        for scope in [Scope::Sender(a, "acme".into()), Scope::Account(a), Scope::Platform] {
+        for scope in [
+            Scope::Sender(a, "acme".into()),
+            Scope::Account(a),
+            Scope::Platform,
+        ] {
             live.release(&subject, &scope);
         }
         assert_eq!(live.stops(a, b"ACME", number, false), None);
@@ -382,11 +396,23 @@ mod tests {
             at_ms,
         };
         live.link(AccountId(1), b"254712345678", b"22555", id(1_000));
-        assert!(live.take_link(AccountId(2), b"22555", b"254712345678", 2_000).is_none());
-        assert!(live.take_link(AccountId(1), b"22555", b"254712345678", 2_000).is_some());
-        assert!(live.take_link(AccountId(1), b"22555", b"254712345678", 2_000).is_none());
+        assert!(
+            live.take_link(AccountId(2), b"22555", b"254712345678", 2_000)
+                .is_none()
+        );
+        assert!(
+            live.take_link(AccountId(1), b"22555", b"254712345678", 2_000)
+                .is_some()
+        );
+        assert!(
+            live.take_link(AccountId(1), b"22555", b"254712345678", 2_000)
+                .is_none()
+        );
         live.link(AccountId(1), b"254712345678", b"22555", id(1_000));
         let late = 1_000 + LINK_KEEP_MS;
-        assert!(live.take_link(AccountId(1), b"22555", b"254712345678", late).is_none());
+        assert!(
+            live.take_link(AccountId(1), b"22555", b"254712345678", late)
+                .is_none()
+        );
     }
 }

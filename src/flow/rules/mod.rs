@@ -18,10 +18,10 @@ use crate::ids::UpstreamId;
 
 pub use change::{HeldView, RuleChange, RuleReply};
 pub use judge::{Explained, Judged, explain, judge, opens};
-pub use live::{Live, NotThere, Trip};
 pub(super) use live::{LinkId, capped};
-pub use text::{NewText, appended};
+pub use live::{Live, NotThere, Trip};
 pub(super) use text::words_of;
+pub use text::{NewText, appended};
 
 /// What becomes of a message outside its class's hours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

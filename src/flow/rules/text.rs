@@ -121,7 +121,10 @@ mod tests {
         assert_eq!(new(150).segments, 2);
         assert!(new(150).text.ends_with(b" STOP 22555"));
         let long = new(250);
-        assert!(long.text.is_empty(), "too long for short_message: in message_payload");
+        assert!(
+            long.text.is_empty(),
+            "too long for short_message: in message_payload"
+        );
         assert_eq!(tlv(&long.tlvs, PAYLOAD).map(<[u8]>::len), Some(261));
     }
 

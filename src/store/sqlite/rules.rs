@@ -66,19 +66,21 @@ pub(super) fn write(conn: &Connection, rows: &RuleRows) -> rusqlite::Result<()> 
             .execute([&check[..]])?;
     }
     for c in &rows.cases {
-        conn.prepare_cached("INSERT OR REPLACE INTO abuse_case VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
-            .execute((
-                c.id as i64,
-                c.account.0,
-                &c.rule,
-                &c.kind,
-                c.count as i64,
-                c.span_s,
-                c.at_ms as i64,
-                c.state as u8,
-                c.closed_ms as i64,
-                &c.note,
-            ))?;
+        conn.prepare_cached(
+            "INSERT OR REPLACE INTO abuse_case VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute((
+            c.id as i64,
+            c.account.0,
+            &c.rule,
+            &c.kind,
+            c.count as i64,
+            c.span_s,
+            c.at_ms as i64,
+            c.state as u8,
+            c.closed_ms as i64,
+            &c.note,
+        ))?;
     }
     Ok(())
 }
@@ -90,7 +92,8 @@ pub(super) fn recover(conn: &Connection, out: &mut dyn FnMut(Record<'_>)) -> rus
     while let Some(r) = rows.next()? {
         out(Record::Rule(RuleRow::KeyCheck(subject(r, 0)?)));
     }
-    let mut stmt = conn.prepare("SELECT account, id, operator, class, standing, at, reference FROM sender")?;
+    let mut stmt =
+        conn.prepare("SELECT account, id, operator, class, standing, at, reference FROM sender")?;
     let mut rows = stmt.query([])?;
     while let Some(r) = rows.next()? {
         out(Record::Rule(RuleRow::Sender(Sender {
@@ -130,8 +133,9 @@ fn ms(r: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 
 fn subject(r: &Row<'_>, column: usize) -> rusqlite::Result<Subject> {
     let blob = r.get_ref(column)?.as_blob()?;
-    blob.try_into()
-        .map_err(|_| rusqlite::Error::InvalidColumnType(column, "subject".into(), rusqlite::types::Type::Blob))
+    blob.try_into().map_err(|_| {
+        rusqlite::Error::InvalidColumnType(column, "subject".into(), rusqlite::types::Type::Blob)
+    })
 }
 
 /// `None`: of a scope that this release does not know.
@@ -221,8 +225,10 @@ impl Reader {
     pub fn cases(&self, all: bool, before: u64, max: usize) -> Result<Vec<Case>, StoreError> {
         let read = || -> rusqlite::Result<Vec<Case>> {
             self.conn
-                .prepare("SELECT * FROM abuse_case WHERE id < ?1 AND (?2 OR state = 0) ORDER BY id DESC LIMIT ?3")?
-                .query_map((before as i64, all, max as i64), |r| case(r))?
+                .prepare(
+                    "SELECT * FROM abuse_case WHERE id < ?1 AND (?2 OR state = 0) ORDER BY id DESC LIMIT ?3",
+                )?
+                .query_map((before as i64, all, max as i64), case)?
                 .collect()
         };
         read().map_err(fault)
