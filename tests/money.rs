@@ -1029,6 +1029,7 @@ fn a_store_of_the_release_before_is_brought_up_with_its_open_holds() {
          ALTER TABLE account DROP COLUMN quota_day; ALTER TABLE account DROP COLUMN quota_month;
          ALTER TABLE wallet DROP COLUMN frozen; ALTER TABLE ledger DROP COLUMN line; ALTER TABLE carried DROP COLUMN line;
          ALTER TABLE segment_total DROP COLUMN tax; ALTER TABLE accepted_{live} DROP COLUMN line;
+         DROP TABLE sender; DROP TABLE suppression; DROP TABLE subject_key; DROP TABLE abuse_case;
          PRAGMA user_version = 2;"
     ))
     .unwrap();
