@@ -33,6 +33,8 @@ fn the_reference_equals_the_defaults() {
     plain.rules.content = reference.rules.content.clone();
     plain.rules.abuse = reference.rules.abuse.clone();
     plain.rules.suppress = reference.rules.suppress.clone();
+    assert_eq!(reference.priority, [config::Priority::default()]);
+    plain.priority = reference.priority.clone();
     assert_eq!(reference, plain);
     // The examples hold the defaults of their optional keys.
     let up = &reference.upstream[0];

@@ -139,6 +139,8 @@ pub(super) fn upstream(context: &Context, params: Value) -> Result<Value, Fault>
         object.insert("unknown_stats".into(), json!(u.unknown_stats.counts()));
         object.insert("unknown_outcome".into(), json!(u.options.unknown_outcome.word()));
         object.insert("tps".into(), json!(u.options.tps));
+        object.insert("bind_tps".into(), json!(u.options.bind_tps));
+        object.insert("rate".into(), json!(u.rate()));
     }
     Ok(shown)
 }

@@ -94,6 +94,7 @@ pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     tariffs(c, &mut k);
     super::rules::check_senders(c, &mut k);
     super::rules::check(c, &mut k);
+    priorities(c, &mut k);
     for reason in c.status.keys().filter(|r| !REASONS.contains(&r.as_str())) {
         k.fault(
             &format!("status.{reason}"),
@@ -312,6 +313,22 @@ fn routes(c: &Config, k: &mut Check<'_>) {
         }
         if !r.prefix.iter().all(|p| digits(p)) {
             k.fault(&path("prefix"), "prefixes have digits only, without +");
+        }
+    }
+}
+
+fn priorities(c: &Config, k: &mut Check<'_>) {
+    for (i, p) in c.priority.iter().enumerate() {
+        let path = |key: &str| format!("priority[{i}].{key}");
+        for name in p.route.iter().filter(|n| !c.route.iter().any(|r| r.name == **n)) {
+            k.fault(&path("route"), format!("there is no [[route]] named {name:?}"));
+        }
+        for class in p
+            .class
+            .iter()
+            .filter(|n| !c.sender.iter().any(|s| s.class == **n))
+        {
+            k.fault(&path("class"), format!("no [[sender]] is of the class {class:?}"));
         }
     }
 }

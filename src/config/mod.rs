@@ -30,6 +30,7 @@ mod print;
 mod read;
 mod reader;
 pub mod rules;
+mod sending;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,6 +41,7 @@ use crate::money::Money;
 
 pub use check::REASONS;
 pub use print::print;
+pub use sending::Priority;
 
 /// A secret that is never shown.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -518,6 +520,8 @@ pub struct Upstream {
     pub window: u32,
     /// Submits a second over all binds; 0: unlimited.
     pub tps: u32,
+    /// Submits a second on each bind; 0: unlimited.
+    pub bind_tps: u32,
     /// How receipts spell ids.
     pub id_format: IdFormat,
     /// Silence before an enquire_link.
@@ -590,6 +594,7 @@ impl Default for Upstream {
             binds: 2,
             window: 100,
             tps: 0,
+            bind_tps: 0,
             id_format: IdFormat::Auto,
             enquire_link_ms: 30_000,
             response_timeout_ms: 60_000,
@@ -772,6 +777,8 @@ pub struct Config {
     pub inbound: Vec<Inbound>,
     /// Message policy.
     pub rules: rules::Rules,
+    /// `[[priority]]`
+    pub priority: Vec<Priority>,
 }
 
 impl Config {

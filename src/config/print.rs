@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Config;
+use super::{Config, sending};
 use crate::money::Money;
 
 /// Renders every key with the value in force.
@@ -119,7 +119,7 @@ pub fn print(c: &Config) -> String {
     }
     for u in &c.upstream {
         put(format!(
-            "\n[[upstream]]\nname = {:?}\naddress = {}\nsystem_id = {:?}\npassword = \"***\"\nbind = {:?}\nbinds = {}\nwindow = {}\ntps = {}\nid_format = {:?}\nenquire_link_ms = {}\nresponse_timeout_ms = {}\nreconnect_min_ms = {}\nreconnect_max_ms = {}\nretry_min_ms = {}\nretry_max_ms = {}\nunknown_outcome = {:?}\nunknown_resend_max = {}\ncountry = {:?}\nqueue_max = {}\nsystem_type = {:?}\naddress_range = {:?}\ninterface_version = {:#x}\nsource_ton = {}\nsource_npi = {}\ndest_ton = {}\ndest_npi = {}\ndefault_alphabet = {:?}\nlong_messages = {:?}\nvalidity = {:?}\ntlvs = {:?}\nstates = {}\nerrors = {}\ntls = {}\ntls_ca = {:?}\ntls_fingerprint = {:?}\ntls_name = {:?}",
+            "\n[[upstream]]\nname = {:?}\naddress = {}\nsystem_id = {:?}\npassword = \"***\"\nbind = {:?}\nbinds = {}\nwindow = {}\ntps = {}\nbind_tps = {}\nid_format = {:?}\nenquire_link_ms = {}\nresponse_timeout_ms = {}\nreconnect_min_ms = {}\nreconnect_max_ms = {}\nretry_min_ms = {}\nretry_max_ms = {}\nunknown_outcome = {:?}\nunknown_resend_max = {}\ncountry = {:?}\nqueue_max = {}\nsystem_type = {:?}\naddress_range = {:?}\ninterface_version = {:#x}\nsource_ton = {}\nsource_npi = {}\ndest_ton = {}\ndest_npi = {}\ndefault_alphabet = {:?}\nlong_messages = {:?}\nvalidity = {:?}\ntlvs = {:?}\nstates = {}\nerrors = {}\ntls = {}\ntls_ca = {:?}\ntls_fingerprint = {:?}\ntls_name = {:?}",
             u.name,
             list(&u.address),
             u.system_id,
@@ -127,6 +127,7 @@ pub fn print(c: &Config) -> String {
             u.binds,
             u.window,
             u.tps,
+            u.bind_tps,
             u.id_format.word(),
             u.enquire_link_ms,
             u.response_timeout_ms,
@@ -216,6 +217,7 @@ pub fn print(c: &Config) -> String {
             i.opt_out
         ));
     }
+    sending::print(&c.priority, &mut out);
     out
 }
 

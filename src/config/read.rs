@@ -5,6 +5,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Faults, Places, Reader, number};
+use super::sending;
 use super::{
     Alphabet, BindMode, ChargeOn, Config, Durability, IdFormat, LogFormat, LongMessages, Price, Principal,
     Refund, Route, Secret, Strategy, Tariff, TaxMode, Then, Unknown, Upstream, Validity, rules,
@@ -104,6 +105,7 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
     r.tables("route", |r| c.route.push(route(r)));
     r.tables("sender", |r| c.sender.push(rules::read_sender(r)));
     rules::read(r, &mut c.rules);
+    r.tables("priority", |r| c.priority.push(sending::priority(r)));
     r.tables("tariff", |r| c.tariff.push(tariff(r)));
     r.tables("inbound", |r| c.inbound.push(rules::read_inbound(r)));
 }
@@ -222,6 +224,7 @@ fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
     r.u32("binds", 1, 1_000, &mut u.binds);
     r.u32("window", 1, 100_000, &mut u.window);
     r.u32("tps", 0, 1_000_000, &mut u.tps);
+    r.u32("bind_tps", 0, 1_000_000, &mut u.bind_tps);
     id_format(r, &mut u.id_format);
     r.u64("enquire_link_ms", 0, DAY_MS, &mut u.enquire_link_ms);
     r.u64("response_timeout_ms", 1, DAY_MS, &mut u.response_timeout_ms);

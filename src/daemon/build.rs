@@ -11,6 +11,7 @@ use crate::domain::outcome::{ChargeOn, Final};
 use crate::domain::plan::NumberPlan;
 use crate::domain::route::{Route, RouteTable, Strategy};
 use crate::domain::tariff::{PriceRule, RefundRule, Tariff, Terms};
+use crate::domain::urgency::{Urgency, UrgencyRule};
 use crate::flow::{Gateway, IdForm, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
 use crate::ids::UpstreamId;
 use crate::metrics::Metrics;
@@ -82,6 +83,7 @@ fn upstream_options(u: &config::Upstream) -> UpstreamOptions {
         name: u.name.clone(),
         queue_max: u.queue_max as usize,
         tps: u.tps,
+        bind_tps: u.bind_tps,
         retry_min_ms: u.retry_min_ms,
         retry_max_ms: u.retry_max_ms,
         unknown_outcome: match u.unknown_outcome {
@@ -242,6 +244,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
             class.unwrap_or(0) as u16,
         );
     }
+    let urgency = urgency(config, &classes);
     let c = &config.customer;
     Ok(Policy {
         numbering: Numbering {
@@ -253,6 +256,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         plan,
         classes,
         senders,
+        urgency,
         day_offset_min: config.billing.utc_offset_min,
         inbound: config.inbound.iter().map(rules::inbound).collect(),
         rules: crate::flow::Rules::default(),
@@ -265,6 +269,21 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         deliver_retry_min_ms: c.deliver_retry_min_ms,
         deliver_retry_max_ms: c.deliver_retry_max_ms,
     })
+}
+
+fn urgency(config: &Config, classes: &[String]) -> Urgency {
+    let places = |all: Vec<&String>, names: &[String]| -> Vec<u16> {
+        let place = |name: &String| all.iter().position(|n| *n == name);
+        names.iter().filter_map(place).map(|at| at as u16).collect()
+    };
+    let rules = config.priority.iter().map(|p| UrgencyRule {
+        accounts: p.account.clone(),
+        routes: places(config.route.iter().map(|r| &r.name).collect(), &p.route),
+        classes: places(classes.iter().collect(), &p.class),
+        level: u8::try_from(p.level).ok(),
+        max: p.max as u8,
+    });
+    Urgency::new(rules.collect())
 }
 
 fn routes(config: &Config, upstreams: &[Arc<Upstream>]) -> Result<RouteTable, String> {

@@ -116,8 +116,8 @@ pub struct Flags {
     pub esm_class: u8,
     /// protocol_id.
     pub protocol_id: u8,
-    /// priority_flag, 0–3, and above it how the text was written before its account's alphabet was applied: see
-    /// [`Flags::LATIN1`] and [`Flags::UCS2`].
+    /// priority_flag, 0–3, and above it the message's level and how the text was written before its account's alphabet was
+    /// applied: see [`Flags::level`], [`Flags::LATIN1`] and [`Flags::UCS2`].
     pub priority: u8,
     /// registered_delivery as the sender gave it (upstream, receipts are always asked for).
     pub registered_delivery: u8,
@@ -134,6 +134,26 @@ impl Flags {
     pub const UCS2: u8 = 0x40;
     /// The bits of priority_flag itself.
     pub const PRIORITY: u8 = 0x03;
+    /// Where in `priority` its level begins, see [`Flags::level`].
+    const LEVEL: u8 = 4;
+
+    /// How urgent the message is at an upstream, 0 (bulk) to 3: what priority_flag asks for, as far as the rules of the
+    /// operator let it, or what they say instead. Fixed at admission and stored with the message, so that it waits in the same
+    /// line after a restart.
+    #[must_use]
+    pub const fn level(self) -> u8 {
+        self.priority >> Flags::LEVEL & 0x03
+    }
+
+    /// The same with another level.
+    #[must_use]
+    pub const fn with_level(self, level: u8) -> Flags {
+        let others = self.priority & !(0x03 << Flags::LEVEL);
+        Flags {
+            priority: others | (level & 0x03) << Flags::LEVEL,
+            ..self
+        }
+    }
 }
 
 const FLAGS: usize = 10;

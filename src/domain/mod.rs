@@ -16,5 +16,6 @@ pub mod route;
 pub mod sender;
 pub mod suppression;
 pub mod tariff;
+pub mod urgency;
 pub mod wallet;
 pub mod window;

@@ -116,6 +116,9 @@ pub fn admit(
     if let Some(tlvs) = &linked {
         parts.tlvs = tlvs;
     }
+    let asked = parts.flags.priority & Flags::PRIORITY;
+    let level = policy.urgency.level(&spec.name, route, judged.class, asked);
+    parts.flags = parts.flags.with_level(level);
     let message = Message::new(&parts);
     gateway.in_commit.fetch_add(1, Ordering::Relaxed);
     gateway

@@ -8,6 +8,7 @@ use crate::domain::optout::folded;
 use crate::domain::plan::NumberPlan;
 use crate::domain::route::RouteTable;
 use crate::domain::tariff::Tariff;
+use crate::domain::urgency::Urgency;
 use crate::ids::AccountId;
 
 /// Who gets mobile-originated messages to an address.
@@ -44,6 +45,8 @@ pub struct Policy {
     pub senders: HashMap<Vec<u8>, u16>,
     /// Senders, classes, content, opt-out.
     pub rules: super::rules::Rules,
+    /// How urgent messages are.
+    pub urgency: Urgency,
     /// How far ahead of UTC days are counted, minutes.
     pub day_offset_min: i32,
     /// Rules for inbound messages; the first that matches wins, those with a keyword before those without.

@@ -326,6 +326,8 @@ impl Link {
             fault: None,
             again_ms: None,
             sending: false,
+            took_ms: None,
+            blocked: false,
             reconnects,
             generation,
         }
@@ -360,6 +362,10 @@ pub(super) struct Served<'a> {
     again_ms: Option<u64>,
     /// Counted as a sender of the upstream.
     sending: bool,
+    /// When what has not been written yet had its turn.
+    took_ms: Option<u64>,
+    /// The socket did not take everything the last time.
+    blocked: bool,
     reconnects: u32,
     /// Number of this connection, in the tokens of its deliveries.
     generation: u32,
@@ -388,6 +394,8 @@ impl Served<'_> {
             if conn.flush().is_err() {
                 return self.session.close(Cause::PeerClosed);
             }
+            self.blocked = conn.pending() > 0;
+            self.written_late();
             if conn.flushed > before && self.session.outstanding() > 0 {
                 kill::point("upstream.after_write");
             }
@@ -398,6 +406,18 @@ impl Served<'_> {
                 return cause;
             }
             self.turn_of(conn, clock::now_ms());
+        }
+    }
+
+    /// The contract counts what is written: turns that were used only later move what comes behind.
+    fn written_late(&mut self) {
+        if let Some(took) = self.took_ms.filter(|_| !self.blocked) {
+            self.took_ms = None;
+            let late = clock::now_ms().saturating_sub(took);
+            if late > 1 {
+                let upstream = &self.link.options.upstream;
+                upstream.late(self.link.index as u16, late);
+            }
         }
     }
 
@@ -529,9 +549,11 @@ impl Served<'_> {
             .record(now.saturating_sub(sent_ms) as f64 / 1e3);
         let (key, piece) = (ticket.message.key, ticket.message.piece);
         match status {
-            CommandStatus::ESME_RTHROTTLED | CommandStatus::ESME_RMSGQFUL => {
+            CommandStatus::ESME_RTHROTTLED => {
                 self.pace.refused(now);
+                upstream.too_fast(now);
             }
+            CommandStatus::ESME_RMSGQFUL => self.pace.refused(now),
             _ => self.pace.answered(now.saturating_sub(sent_ms)),
         }
         match status {
@@ -551,7 +573,7 @@ impl Served<'_> {
             | CommandStatus::ESME_RMSGQFUL
             | CommandStatus::ESME_RINVBNDSTS
             | CommandStatus::ESME_RX_T_APPN => self.refused(ticket.message, now),
-            CommandStatus::ESME_RSYSERR if ticket.message.attempts + 1 < SYSERR_TRIES => {
+            CommandStatus::ESME_RSYSERR if u32::from(ticket.message.attempts) + 1 < SYSERR_TRIES => {
                 self.refused(ticket.message, now);
             }
             refused => {
@@ -656,7 +678,9 @@ impl Served<'_> {
                 }
             }
         }
-        self.write_all(write, conn, now);
+        // Marks had a turn, but the record took its time: what is written has one of its own.
+        let paced = self.link.options.upstream.paced();
+        self.write_all(write, !paced, conn, now);
         self.letters = letters;
     }
 
@@ -688,7 +712,9 @@ impl Served<'_> {
             let parts = self.parts.drain(..).collect();
             return self.unsent(parts);
         }
-        if conn.pending() > OUT_MAX {
+        // What the socket does not take now it would take at once later on, whatever the contract says.
+        let paced = upstream.paced();
+        if conn.pending() > OUT_MAX || paced && self.blocked {
             return;
         }
         let free = self.session.free().min(self.room()).saturating_sub(self.marked);
@@ -707,7 +733,7 @@ impl Served<'_> {
             self.marked += taken.out.len();
             self.events.extend(taken.out.into_iter().map(UpEvent::Sending));
         } else {
-            self.write_all(taken.out, conn, now);
+            self.write_all(taken.out, true, conn, now);
         }
         if taken.low {
             link.gateway.ingress.wake();
@@ -715,18 +741,31 @@ impl Served<'_> {
     }
 
     /// Writes messages, in parts where the upstream wants them so. What the window has no room for waits: parts here, so that
-    /// they stay together, whole messages in the lane again.
-    fn write_all<S>(&mut self, messages: Vec<Outgoing>, conn: &mut Connection<S>, now: u64) {
+    /// they stay together, whole messages in the lane again. `turns`: each has had its turn of the pacer; otherwise it waits
+    /// for one here.
+    fn write_all<S>(&mut self, messages: Vec<Outgoing>, turns: bool, conn: &mut Connection<S>, now: u64) {
         let mut back = Vec::new();
         // Each message has a place in the window and a turn of the pacer; its further parts need their own.
         let mut spare = self.room().saturating_sub(messages.len() + self.marked);
         for message in messages {
             let cut = self.cut(&message);
             match cut {
-                None => back.extend(self.write(message, conn, now)),
+                None if turns => back.extend(self.write(message, conn, now)),
+                None => {
+                    let mut one = 1;
+                    let waits = if self.parts.is_empty() && self.turn(&mut one, now) {
+                        self.write(message, conn, now)
+                    } else {
+                        Some(message)
+                    };
+                    self.parts.extend(waits);
+                }
                 Some(pieces) => {
                     for (i, piece) in in_pieces(&message, pieces).enumerate() {
-                        let waits = if self.parts.is_empty() && (i == 0 || self.turn(&mut spare, now)) {
+                        let mut one = 1;
+                        let place = if i == 0 { &mut one } else { &mut spare };
+                        let may = self.parts.is_empty() && (i == 0 && turns || self.turn(place, now));
+                        let waits = if may {
                             self.write(piece, conn, now)
                         } else {
                             Some(piece)
@@ -778,7 +817,7 @@ impl Served<'_> {
         let Some(left) = spare.checked_sub(1) else {
             return false;
         };
-        match self.link.options.upstream.turn(now) {
+        match self.link.options.upstream.turn(self.link.index as u16, now) {
             Ok(()) => {
                 *spare = left;
                 true
@@ -819,6 +858,7 @@ impl Served<'_> {
             .request(InFlight { message, start }, CommandId::SUBMIT_SM, now)
         {
             Ok(sequence) => {
+                self.took_ms.get_or_insert(now);
                 if let Some(ticket) = self.session.newest() {
                     {
                         let policy = self.link.gateway.policy.load();
@@ -977,6 +1017,7 @@ fn in_pieces(message: &Outgoing, pieces: Vec<(Piece, Message)>) -> impl Iterator
             key: message.key,
             piece,
             out: None,
+            account: message.account,
             at_ms: message.at_ms,
             expires_ms: message.expires_ms,
             attempts: message.attempts,

@@ -343,6 +343,7 @@ impl Plan {
                 unknown_resend_max: 2,
                 id_form: None,
                 rejoins: false,
+                ..UpstreamOptions::default()
             };
             Arc::new(Upstream::new(UpstreamId(n as u16), options, self.binds[n].len()))
         };

@@ -42,6 +42,8 @@ pub struct Open {
     pub wants: Wants,
     /// Segments billed.
     pub segments: u8,
+    /// How urgent it is, see [`crate::domain::message::Flags::level`].
+    pub level: u8,
     /// A provisional receipt state, if one came.
     pub provisional: Option<Final>,
     /// Its `err`.
@@ -269,6 +271,7 @@ impl Book {
                 charge_on: a.charge_on,
                 wants: a.wants,
                 segments: a.segments,
+                level: a.message.flags().level(),
                 provisional: None,
                 provisional_err: 0,
                 captured,

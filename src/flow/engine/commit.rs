@@ -342,6 +342,7 @@ impl<S: Store> Engine<S> {
                 key: a.key,
                 piece: Piece::WHOLE,
                 out: None,
+                account: a.account,
                 at_ms: a.at_ms,
                 expires_ms: a.expires_ms,
                 attempts: 0,

@@ -300,7 +300,7 @@ impl<S: Store> Engine<S> {
         };
         if std::mem::take(&mut job.fresh) {
             for upstream in &self.gateway.upstreams {
-                job.keys.extend(upstream.keys());
+                job.keys.extend(upstream.keys(job.account.id));
             }
             job.keys.extend(self.rejoining.keys());
             job.keys.extend(self.book.waiting().map(|(key, _)| key));
@@ -428,6 +428,7 @@ impl<S: Store> Engine<S> {
                 key,
                 piece: Piece::WHOLE,
                 out: None,
+                account: open.account,
                 at_ms: open.at_ms,
                 expires_ms: row.expires_ms,
                 attempts: 0,

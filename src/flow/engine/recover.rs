@@ -282,12 +282,9 @@ impl<S: Store> Engine<S> {
             self.book.set_stored(*key, true);
         }
         for upstream in &self.gateway.upstreams {
-            upstream.push_backlog(
-                waiting
-                    .iter()
-                    .filter(|(_, lane)| *lane == upstream.id)
-                    .map(|(key, _)| *key),
-            );
+            let here = waiting.iter().filter(|(_, lane)| *lane == upstream.id);
+            let keys: Vec<MessageKey> = here.map(|(key, _)| *key).collect();
+            upstream.push_backlog(self.in_line(&keys));
         }
         for (key, expires, at) in deadlines {
             self.watch(key, expires, at);

@@ -106,6 +106,7 @@ fn policy() -> Policy {
         classes: vec![String::new()],
         senders: HashMap::new(),
         rules: crate::flow::Rules::default(),
+        urgency: crate::domain::urgency::Urgency::default(),
         day_offset_min: 0,
         validity_default_ms: 500_000,
         validity_max_ms: 500_000,
@@ -130,6 +131,7 @@ pub(super) fn gateway() -> Arc<Gateway> {
             unknown_resend_max: 1,
             id_form: None,
             rejoins: false,
+            ..UpstreamOptions::default()
         };
         let upstream = Upstream::new(UpstreamId(id), options, 1);
         upstream.sender_up(0);

@@ -10,7 +10,7 @@ use crate::domain::message::Piece;
 use crate::domain::outcome::Final;
 use crate::flow::Policy;
 use crate::flow::lane::{Outgoing, PartSet, Rerouted, UnknownOutcome};
-use crate::ids::{MessageKey, UpstreamId};
+use crate::ids::{AccountId, MessageKey, UpstreamId};
 use crate::money::Money;
 use crate::store::{MarkKind, Progress, Store, StoreError};
 
@@ -227,7 +227,7 @@ impl<S: Store> Engine<S> {
                 run.push(key);
             }
             if let Some(upstream) = self.gateway.upstream(to) {
-                upstream.push_backlog(run);
+                upstream.push_backlog(self.in_line(&run));
             }
         }
         let now = (self.options.now_ms)();
@@ -242,6 +242,12 @@ impl<S: Store> Engine<S> {
         for key in self.gateway.dispatch(&mut messages) {
             self.book.set_stored(key, true);
         }
+    }
+
+    /// Keys with what a lane has to know of them: whose they are, and how urgent.
+    pub(super) fn in_line(&self, keys: &[MessageKey]) -> Vec<(AccountId, u8, MessageKey)> {
+        let known = |key: &MessageKey| self.book.get(*key).map(|o| (o.account, o.level, *key));
+        keys.iter().filter_map(known).collect()
     }
 
     fn outboxes(&mut self, now: u64) {
@@ -366,6 +372,9 @@ impl<S: Store> Engine<S> {
     pub(super) fn refill(&mut self) -> Result<(), StoreError> {
         let gateway = Arc::clone(&self.gateway);
         for upstream in &gateway.upstreams {
+            for key in upstream.unloaded() {
+                self.book.set_stored(key, true);
+            }
             let keys = upstream.refill(REFILL_MAX);
             if keys.is_empty() {
                 continue;
@@ -383,10 +392,11 @@ impl<S: Store> Engine<S> {
                         key,
                         piece: Piece::WHOLE,
                         out: parts_out(open),
+                        account: open.account,
                         at_ms: open.at_ms,
                         expires_ms: open.expires_ms,
                         attempts: 0,
-                        unanswered: u32::from(open.written),
+                        unanswered: u16::from(open.written),
                         segments: open.segments,
                         message,
                     });
@@ -469,7 +479,7 @@ impl<S: Store> Engine<S> {
                     self.book.moved(key, to);
                     self.book.set_stored(key, true);
                     if let Some(u) = self.gateway.upstream(to) {
-                        u.push_backlog([key]);
+                        u.push_backlog(self.in_line(&[key]));
                     }
                 }
             }

@@ -65,7 +65,7 @@ impl<S: Store> Engine<S> {
         }
         for (lane, keys) in lanes {
             if let Some(upstream) = self.gateway.upstream(lane) {
-                upstream.push_backlog(keys);
+                upstream.push_backlog(self.in_line(&keys));
             }
         }
         let live = &self.gateway.live;
