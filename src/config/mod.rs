@@ -360,7 +360,7 @@ impl Default for Store {
             durability: Durability::Full,
             free_min_bytes: 268_435_456,
             keep_days: 0,
-            segment_messages: 1_000_000,
+            segment_messages: 250_000,
             batch_rows_max: 2_000,
         }
     }

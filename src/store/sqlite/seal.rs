@@ -8,26 +8,27 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use super::{Fence, Pos, SqliteStore, StoreError, fault, recover, schema};
+use super::{Fence, SqliteStore, StoreError, fault, recover, schema};
 use crate::domain::tariff::tax_in;
-use crate::ids::MessageKey;
+use crate::ids::UpstreamId;
 use crate::kill;
-use crate::store::Progress;
+use crate::money::Money;
+use crate::store::{Accepted, Progress};
 
-/// Rows per slice: about 3 ms of work, so that sealing never costs a commit more than that.
+/// Rows written in a slice: about 2 ms of work, so that sealing never costs a commit more than that.
 const SLICE: usize = 500;
+/// Rows read in a slice that writes nothing.
+const READ: usize = 5_000;
 
 /// A segment being sealed.
 #[derive(Debug)]
 pub(super) struct Sealing {
     number: i64,
-    /// (key, position of its final row), by key.
-    finals: Vec<(MessageKey, Pos)>,
-    /// Latest `sent` row of each message that ended here.
-    sent: HashMap<u64, u64>,
-    /// Steps of messages that did not.
-    open_sent: Vec<u64>,
-    open_marks: Vec<u64>,
+    /// How the messages ended that ended here, by key once all are read.
+    ends: Vec<End>,
+    /// Positions of the steps of messages that did not.
+    open_sent: Vec<i64>,
+    open_marks: Vec<i64>,
     /// Messages closed so far, what they cost, and how much of that was tax, by account.
     totals: HashMap<u32, (i64, i64, i64)>,
     /// Tax in hundredths of a percent by tariff version.
@@ -39,14 +40,34 @@ pub(super) struct Sealing {
     stage: Stage,
 }
 
+/// The end of a message, and who had taken it last.
+#[derive(Debug)]
+struct End {
+    key: i64,
+    at: i64,
+    charged: i64,
+    state: u8,
+    err: u16,
+    sent: Option<SentInfo>,
+}
+
+/// Upstream, time, and the SMSC's id.
+type SentInfo = (u16, i64, Box<[u8]>);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Closing `finals[n..]`.
-    Closing(usize),
-    /// Carrying open messages with a key above this one forward.
-    Carrying(i64),
-    /// Updating carried messages of earlier segments that were sent or marked here.
-    Updating,
+    /// Reading how messages ended, behind this position.
+    Ends(i64),
+    /// Reading who took them, behind this position.
+    Sents(i64),
+    /// Reading the steps of those that are open, behind this position.
+    Marks(i64),
+    /// Closing or carrying the messages with a key above this one.
+    Own(i64),
+    /// Closing carried messages of earlier segments: `ends[n..]`.
+    Carried(usize),
+    /// Taking along the steps of those that stay open: `open_sent[n..]`, then `open_marks`.
+    Steps(usize),
     /// The catalogue: from here on the segment is sealed and its journal is not looked at any more.
     Finishing,
 }
@@ -108,43 +129,16 @@ fn idle(store: &mut SqliteStore, now_ms: u64) -> rusqlite::Result<Progress> {
 
 fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
     conn.execute_batch(&schema::closed_tables(number))?;
-    let pairs = |sql: String| -> rusqlite::Result<Vec<(u64, u64)>> {
-        conn.prepare(&sql)?
-            .query_map([], |r| {
-                Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64))
-            })?
-            .collect()
-    };
-    let mut finals: Vec<(MessageKey, Pos)> = pairs(format!("SELECT key, pos FROM final_{number}"))?
-        .into_iter()
-        .map(|(k, p)| (MessageKey(k), Pos(p)))
-        .collect();
-    finals.sort_unstable();
-    let ended = |key: u64| finals.binary_search_by_key(&key, |(k, _)| k.0).is_ok();
-    let (mut sent, mut open_sent) = (HashMap::new(), Vec::new());
-    for (key, pos) in pairs(format!("SELECT key, pos FROM sent_{number} ORDER BY pos"))? {
-        if ended(key) {
-            sent.insert(key, pos);
-        } else {
-            open_sent.push(pos);
-        }
-    }
-    let open_marks = pairs(format!("SELECT key, pos FROM mark_{number}"))?
-        .into_iter()
-        .filter(|(key, _)| !ended(*key))
-        .map(|(_, pos)| pos)
-        .collect();
     Ok(Sealing {
         number,
-        finals,
-        sent,
-        open_sent,
-        open_marks,
+        ends: Vec::new(),
+        open_sent: Vec::new(),
+        open_marks: Vec::new(),
         totals: HashMap::new(),
         tax: super::money::tax_rates(conn)?,
         were_carried: Vec::new(),
         newest: 0,
-        stage: Stage::Closing(0),
+        stage: Stage::Ends(0),
     })
 }
 
@@ -152,9 +146,12 @@ fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
 fn slice(conn: &mut Connection, job: &mut Sealing) -> Result<bool, StoreError> {
     let tx = conn.transaction().map_err(fault)?;
     let next = match job.stage {
-        Stage::Closing(from) => close(&tx, job, from)?,
-        Stage::Carrying(after) => carry(&tx, job, after)?,
-        Stage::Updating => update(&tx, job).map_err(fault)?,
+        Stage::Ends(after) => read_ends(&tx, job, after).map_err(fault)?,
+        Stage::Sents(after) => read_sents(&tx, job, after).map_err(fault)?,
+        Stage::Marks(after) => read_marks(&tx, job, after).map_err(fault)?,
+        Stage::Own(after) => own(&tx, job, after)?,
+        Stage::Carried(from) => carried(&tx, job, from)?,
+        Stage::Steps(from) => steps(&tx, job, from).map_err(fault)?,
         Stage::Finishing => {
             finish(&tx, job).map_err(fault)?;
             kill::point("seal.slice");
@@ -168,150 +165,219 @@ fn slice(conn: &mut Connection, job: &mut Sealing) -> Result<bool, StoreError> {
     Ok(false)
 }
 
-fn close(tx: &Transaction<'_>, job: &mut Sealing, from: usize) -> Result<Stage, StoreError> {
-    let n = job.number;
-    let slice: Vec<_> = job.finals.iter().skip(from).take(SLICE).copied().collect();
-    for (key, pos) in &slice {
-        let end = tx
-            .prepare_cached(&format!("SELECT * FROM final_{n} WHERE pos = ?1"))
-            .and_then(|mut s| s.query_row([pos.0 as i64], recover::finished).optional())
-            .map_err(fault)?
-            .flatten();
-        let (Some(end), Some((begin, sent, carried))) = (end, origin(tx, job, *key)?) else {
-            continue;
-        };
-        let total = job.totals.entry(begin.account.0).or_default();
-        let tax = tax_in(end.charged, job.tax.get(&begin.tariff).copied().unwrap_or(0));
-        *total = (total.0 + 1, total.1 + end.charged.0, total.2 + tax.0);
-        job.newest = job.newest.max(end.at_ms as i64);
-        if carried {
-            job.were_carried.push(key.0 as i64);
-        }
-        // What is left of a message once it is over: its addresses, not its text.
-        let stub = begin.message.stub().without_text();
-        tx.prepare_cached(&format!(
-            "INSERT OR REPLACE INTO closed_{n} VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
-        ))
-        .and_then(|mut s| {
-            s.execute((
-                key.0 as i64,
-                begin.account.0,
-                begin.at_ms as i64,
-                end.at_ms as i64,
-                begin.segments,
-                begin.price.0,
-                end.charged.0,
-                begin.tariff,
-                begin.charge_on as u8 | (begin.wants as u8) << 2,
-                end.state.code(),
-                end.err,
-                sent.0,
-                sent.1,
-                &*sent.2,
-                stub.record(),
-            ))
-        })
-        .map_err(fault)?;
-        tx.prepare_cached(&format!(
-            "INSERT OR REPLACE INTO closed_account_{n} VALUES(?1, ?2)"
-        ))
-        .and_then(|mut s| s.execute((begin.account.0, key.0 as i64)))
-        .map_err(fault)?;
+/// Rows of a journal table behind a position, at most [`READ`]: `on` is given each; the last position, if there were any.
+fn behind(
+    conn: &Connection,
+    table: &str,
+    columns: &str,
+    after: i64,
+    mut on: impl FnMut(i64, &rusqlite::Row<'_>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<Option<i64>> {
+    let mut stmt = conn.prepare_cached(&format!(
+        "SELECT pos, key{columns} FROM {table} WHERE pos > ?1 ORDER BY pos LIMIT ?2"
+    ))?;
+    let mut rows = stmt.query((after, READ as i64))?;
+    let mut last = None;
+    while let Some(r) = rows.next()? {
+        let pos = r.get(0)?;
+        on(pos, r)?;
+        last = Some(pos);
     }
-    let done = from + slice.len();
-    Ok(if done >= job.finals.len() {
-        Stage::Carrying(i64::MIN)
-    } else {
-        Stage::Closing(done)
+    Ok(last)
+}
+
+fn read_ends(conn: &Connection, job: &mut Sealing, after: i64) -> rusqlite::Result<Stage> {
+    let ends = &mut job.ends;
+    let table = format!("final_{}", job.number);
+    let last = behind(conn, &table, ", at, charged, state, err", after, |_, r| {
+        ends.push(End {
+            key: r.get(1)?,
+            at: r.get(2)?,
+            charged: r.get(3)?,
+            state: r.get(4)?,
+            err: r.get(5)?,
+            sent: None,
+        });
+        Ok(())
+    })?;
+    Ok(match last {
+        Some(pos) => Stage::Ends(pos),
+        None => {
+            job.ends.sort_unstable_by_key(|e| e.key);
+            Stage::Sents(0)
+        }
     })
 }
 
-type SentInfo = (u16, i64, Box<[u8]>);
+fn read_sents(conn: &Connection, job: &mut Sealing, after: i64) -> rusqlite::Result<Stage> {
+    let (ends, open) = (&mut job.ends, &mut job.open_sent);
+    let table = format!("sent_{}", job.number);
+    let last = behind(conn, &table, ", upstream, at, smsc_id", after, |pos, r| {
+        let key: i64 = r.get(1)?;
+        match ends
+            .binary_search_by_key(&key, |e| e.key)
+            .ok()
+            .and_then(|at| ends.get_mut(at))
+        {
+            // The latest counts.
+            Some(end) => end.sent = Some((r.get(2)?, r.get(3)?, r.get_ref(4)?.as_blob()?.into())),
+            None => open.push(pos),
+        }
+        Ok(())
+    })?;
+    Ok(last.map_or(Stage::Marks(0), Stage::Sents))
+}
 
-/// The accepted row of a message that ended in this segment, who took it, and whether it was carried here.
-fn origin(
-    tx: &Transaction<'_>,
-    job: &Sealing,
-    key: MessageKey,
-) -> Result<Option<(crate::store::Accepted, SentInfo, bool)>, StoreError> {
+fn read_marks(conn: &Connection, job: &mut Sealing, after: i64) -> rusqlite::Result<Stage> {
+    let (ends, open) = (&job.ends, &mut job.open_marks);
+    let table = format!("mark_{}", job.number);
+    let last = behind(conn, &table, "", after, |pos, r| {
+        let key: i64 = r.get(1)?;
+        if ends.binary_search_by_key(&key, |e| e.key).is_err() {
+            open.push(pos);
+        }
+        Ok(())
+    })?;
+    Ok(last.map_or(Stage::Own(i64::MIN), Stage::Marks))
+}
+
+/// Messages accepted in this segment: those that ended here are closed, the others carried forward.
+fn own(tx: &Transaction<'_>, job: &mut Sealing, after: i64) -> Result<Stage, StoreError> {
     let n = job.number;
-    let mut was_carried = false;
-    let mut row = None;
-    for (table, carried) in [(format!("accepted_{n}"), false), ("carried".to_string(), true)] {
-        let mut stmt = tx
-            .prepare_cached(&format!("SELECT * FROM {table} WHERE key = ?1"))
-            .map_err(fault)?;
-        let mut rows = stmt.query([key.0 as i64]).map_err(fault)?;
-        if let Some(r) = rows.next().map_err(fault)? {
-            row = Some(recover::accepted(r)?);
-            was_carried = carried;
-            break;
+    let mut stmt = tx
+        .prepare_cached(&format!(
+            "SELECT * FROM accepted_{n} WHERE key > ?1 ORDER BY key LIMIT ?2"
+        ))
+        .map_err(fault)?;
+    let mut rows = stmt.query((after, SLICE as i64)).map_err(fault)?;
+    let mut last = None;
+    while let Some(r) = rows.next().map_err(fault)? {
+        let begin = recover::accepted(r)?;
+        let key = begin.key.0 as i64;
+        last = Some(key);
+        match job.ends.binary_search_by_key(&key, |e| e.key) {
+            Ok(at) => close(tx, job, at, &begin, None).map_err(fault)?,
+            Err(_) => {
+                tx.prepare_cached(&format!(
+                    "INSERT OR IGNORE INTO carried SELECT * FROM accepted_{n} WHERE key = ?1"
+                ))
+                .and_then(|mut s| s.execute([key]))
+                .map_err(fault)?;
+            }
         }
     }
-    let Some(row) = row else { return Ok(None) };
-    let read = |r: &rusqlite::Row<'_>| -> rusqlite::Result<SentInfo> {
-        Ok((r.get(0)?, r.get(1)?, r.get_ref(2)?.as_blob()?.into()))
-    };
-    let sent = match job.sent.get(&key.0) {
-        Some(pos) => tx
-            .prepare_cached(&format!(
-                "SELECT upstream, at, smsc_id FROM sent_{n} WHERE pos = ?1"
-            ))
-            .and_then(|mut s| s.query_row([*pos as i64], read).optional())
-            .map_err(fault)?,
-        None if was_carried => tx
+    Ok(last.map_or(Stage::Carried(0), Stage::Own))
+}
+
+/// Messages that had been carried here and ended: their keys are below those of the segment's own.
+fn carried(tx: &Transaction<'_>, job: &mut Sealing, from: usize) -> Result<Stage, StoreError> {
+    let n = job.number;
+    let first: i64 = tx
+        .query_row(&format!("SELECT MIN(key) FROM accepted_{n}"), [], |r| r.get(0))
+        .map(|key: Option<i64>| key.unwrap_or(i64::MAX))
+        .map_err(fault)?;
+    let upto = job.ends.partition_point(|e| e.key < first).min(from + SLICE);
+    for at in from..upto {
+        let Some(key) = job.ends.get(at).map(|e| e.key) else {
+            break;
+        };
+        let mut stmt = tx
+            .prepare_cached("SELECT * FROM carried WHERE key = ?1")
+            .map_err(fault)?;
+        let mut rows = stmt.query([key]).map_err(fault)?;
+        let Some(r) = rows.next().map_err(fault)? else {
+            continue;
+        };
+        let begin = recover::accepted(r)?;
+        let sent = tx
             .prepare_cached(
                 "SELECT upstream, at, smsc_id FROM carried_sent WHERE key = ?1 ORDER BY pos DESC LIMIT 1",
             )
-            .and_then(|mut s| s.query_row([key.0 as i64], read).optional())
-            .map_err(fault)?,
-        None => None,
-    };
-    Ok(Some((
-        row,
-        sent.unwrap_or((u16::MAX, 0, Box::default())),
-        was_carried,
-    )))
+            .and_then(|mut s| {
+                s.query_row([key], |r| {
+                    Ok((r.get(0)?, r.get(1)?, r.get_ref(2)?.as_blob()?.into()))
+                })
+                .optional()
+            })
+            .map_err(fault)?;
+        close(tx, job, at, &begin, sent).map_err(fault)?;
+        job.were_carried.push(key);
+    }
+    Ok(if upto < from + SLICE {
+        Stage::Steps(0)
+    } else {
+        Stage::Carried(upto)
+    })
 }
 
-fn carry(tx: &Transaction<'_>, job: &Sealing, after: i64) -> Result<Stage, StoreError> {
+/// Writes what is left of a message once it is over; `sent_before`: who had taken it in an earlier segment.
+fn close(
+    tx: &Transaction<'_>,
+    job: &mut Sealing,
+    at: usize,
+    begin: &Accepted,
+    sent_before: Option<SentInfo>,
+) -> rusqlite::Result<()> {
     let n = job.number;
-    let keys: Vec<i64> = tx
-        .prepare_cached(&format!(
-            "SELECT key FROM accepted_{n} WHERE key > ?1 ORDER BY key LIMIT ?2"
-        ))
-        .and_then(|mut s| s.query_map((after, SLICE as i64), |r| r.get(0))?.collect())
-        .map_err(fault)?;
-    let Some(&last) = keys.last() else {
-        return Ok(Stage::Updating);
+    let Some(end) = job.ends.get(at) else {
+        return Ok(());
     };
-    for key in keys {
-        let id = MessageKey(key as u64);
-        let at = job.finals.partition_point(|(k, _)| *k < id);
-        if job.finals.get(at).is_some_and(|(k, _)| *k == id) {
-            continue;
-        }
+    let total = job.totals.entry(begin.account.0).or_default();
+    let tax = tax_in(
+        Money(end.charged),
+        job.tax.get(&begin.tariff).copied().unwrap_or(0),
+    );
+    *total = (total.0 + 1, total.1 + end.charged, total.2 + tax.0);
+    job.newest = job.newest.max(end.at);
+    let nobody = (UpstreamId::NONE.0, 0, Box::default());
+    let sent = end.sent.as_ref().or(sent_before.as_ref()).unwrap_or(&nobody);
+    // Its addresses, not its text.
+    let stub = begin.message.stub().without_text();
+    tx.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO closed_{n} VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
+    ))?
+    .execute((
+        end.key,
+        begin.account.0,
+        begin.at_ms as i64,
+        end.at,
+        begin.segments,
+        begin.price.0,
+        end.charged,
+        begin.tariff,
+        begin.charge_on as u8 | (begin.wants as u8) << 2,
+        end.state,
+        end.err,
+        sent.0,
+        sent.1,
+        &*sent.2,
+        stub.record(),
+    ))?;
+    tx.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO closed_account_{n} VALUES(?1, ?2)"
+    ))?
+    .execute((begin.account.0, end.key))?;
+    Ok(())
+}
+
+/// Takes the steps of messages along that stay open. There may be as many as messages: SMSCs whose receipts take hours.
+fn steps(tx: &Transaction<'_>, job: &Sealing, from: usize) -> rusqlite::Result<Stage> {
+    let n = job.number;
+    let sents = job.open_sent.iter().map(|pos| ("sent", pos));
+    let marks = job.open_marks.iter().map(|pos| ("mark", pos));
+    let mut done = from;
+    for (table, pos) in sents.chain(marks).skip(from).take(SLICE) {
         tx.prepare_cached(&format!(
-            "INSERT OR IGNORE INTO carried SELECT * FROM accepted_{n} WHERE key = ?1"
-        ))
-        .and_then(|mut s| s.execute([key]))
-        .map_err(fault)?;
+            "INSERT OR IGNORE INTO carried_{table} SELECT * FROM {table}_{n} WHERE pos = ?1"
+        ))?
+        .execute([pos])?;
+        done += 1;
     }
-    Ok(Stage::Carrying(last))
-}
-
-/// Takes the steps of still open messages along. Open messages are few beside closed ones, so this is one slice.
-fn update(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<Stage> {
-    let n = job.number;
-    for (table, positions) in [("sent", &job.open_sent), ("mark", &job.open_marks)] {
-        for pos in positions {
-            tx.prepare_cached(&format!(
-                "INSERT OR IGNORE INTO carried_{table} SELECT * FROM {table}_{n} WHERE pos = ?1"
-            ))?
-            .execute([*pos as i64])?;
-        }
-    }
-    Ok(Stage::Finishing)
+    Ok(if done < from + SLICE {
+        Stage::Finishing
+    } else {
+        Stage::Steps(done)
+    })
 }
 
 fn finish(tx: &Transaction<'_>, job: &Sealing) -> rusqlite::Result<()> {
