@@ -198,10 +198,17 @@ struct Inner {
     /// Rows behind `loaded` that are in memory already, or were and are done with: loading passes over them.
     known: BTreeSet<Pos>,
     /// Receiving sessions.
-    receivers: HashMap<SessionId, Arc<dyn Signal>>,
+    receivers: HashMap<SessionId, Receiver>,
     /// Those that found nothing to deliver and want to be woken, longest waiting first.
     idle: VecDeque<SessionId>,
     changed: bool,
+}
+
+/// A session that takes deliveries.
+struct Receiver {
+    signal: Arc<dyn Signal>,
+    /// Waits to be woken.
+    idle: bool,
 }
 
 /// What becomes of an item once its row is written.
@@ -243,6 +250,8 @@ impl std::fmt::Debug for Outbox {
 
 /// A receiving session is woken for about this many items, so that a thousand binds of one account are not all woken for ten.
 const ITEMS_PER_WAKE: usize = 50;
+/// For so many binds more, an account may keep as many items again in memory.
+const BINDS_EACH: usize = 32;
 /// Octets an item may have on average before the memory counts as full: receipts are short, inbound payloads need not be.
 const OCTETS_EACH: usize = 512;
 
@@ -274,7 +283,9 @@ impl Outbox {
         let mut i = lock(&self.inner);
         let items = i.ready.len() + i.delayed.len() + i.in_flight + i.coming;
         // While older ones wait in the store, newer ones queue behind them.
-        let room = !i.more && items < max && i.octets < max * OCTETS_EACH;
+        // An account that receives over a thousand binds has more in their hands at any moment.
+        let max = max.saturating_mul(1 + i.receivers.len() / BINDS_EACH);
+        let room = !i.more && items < max && i.octets < max.saturating_mul(OCTETS_EACH);
         i.coming += usize::from(room);
         room
     }
@@ -317,7 +328,11 @@ impl Outbox {
 
     /// A session does not deliver for a while: it is not to be woken.
     pub fn rest(&self, session: SessionId) {
-        lock(&self.inner).idle.retain(|s| *s != session);
+        let mut i = lock(&self.inner);
+        if let Some(receiver) = i.receivers.get_mut(&session) {
+            receiver.idle = false;
+        }
+        i.idle.retain(|s| *s != session);
     }
 
     /// A session was woken and cannot deliver now: the next one's turn.
@@ -332,7 +347,7 @@ impl Outbox {
     pub fn join(&self, session: SessionId, signal: Arc<dyn Signal>) {
         let mut i = lock(&self.inner);
         signal.signal();
-        i.receivers.insert(session, signal);
+        i.receivers.insert(session, Receiver { signal, idle: false });
     }
 
     /// A receiving session leaves; what it was woken for is another's now.
@@ -357,7 +372,9 @@ impl Outbox {
         i.in_flight += n;
         into.extend(i.ready.drain(..n));
         if n < max {
-            if i.receivers.contains_key(&session) && !i.idle.contains(&session) {
+            if let Some(receiver) = i.receivers.get_mut(&session)
+                && !std::mem::replace(&mut receiver.idle, true)
+            {
                 i.idle.push_back(session);
             }
         } else if !i.ready.is_empty() {
@@ -585,8 +602,9 @@ impl Inner {
             let Some(session) = self.idle.pop_front() else {
                 return;
             };
-            if let Some(signal) = self.receivers.get(&session) {
-                signal.signal();
+            if let Some(receiver) = self.receivers.get_mut(&session) {
+                receiver.idle = false;
+                receiver.signal.signal();
             }
         }
     }
