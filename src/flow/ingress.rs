@@ -432,15 +432,61 @@ pub struct Ingress {
 
 #[derive(Debug, Default)]
 struct Inbox {
-    inputs: VecDeque<Input>,
+    inputs: Inputs,
     woken: bool,
+}
+
+/// What waits for the engine: what upstreams say, and everything else, each in the order in which it came.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    links: VecDeque<Input>,
+    pub(super) others: VecDeque<Input>,
+}
+
+impl Inputs {
+    /// Nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.others.is_empty()
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.links.len() + self.others.len()
+    }
+
+    fn push(&mut self, input: Input) {
+        match input {
+            Input::Upstream { .. } => self.links.push_back(input),
+            _ => self.others.push_back(input),
+        }
+    }
+
+    /// The next for a turn that has gathered `rows` of at most `max`. What ends messages goes before what begins them, so that
+    /// customers with many binds cannot open more than is ended; of each turn the others have a quarter.
+    pub(super) fn next(&mut self, rows: usize, max: usize) -> Option<Input> {
+        if rows < max / 4 * 3 || self.others.is_empty() {
+            self.links.pop_front().or_else(|| self.others.pop_front())
+        } else {
+            self.others.pop_front()
+        }
+    }
+
+    /// One that could not be worked on comes again first.
+    pub(super) fn back(&mut self, input: Input) {
+        match input {
+            Input::Upstream { .. } => self.links.push_front(input),
+            _ => self.others.push_front(input),
+        }
+    }
 }
 
 impl Ingress {
     /// Hands one batch over.
     pub fn put(&self, input: Input) {
         let mut state = lock(&self.state);
-        state.inputs.push_back(input);
+        state.inputs.push(input);
         // The engine looks again by itself after each commit; only a waiting one needs the call.
         let first = state.inputs.len() == 1;
         drop(state);
@@ -456,7 +502,7 @@ impl Ingress {
     }
 
     /// Moves everything into `into`, waiting up to `wait` for something to come.
-    pub fn take(&self, into: &mut VecDeque<Input>, wait: Duration) {
+    pub fn take(&self, into: &mut Inputs, wait: Duration) {
         let mut state = lock(&self.state);
         if state.inputs.is_empty() && !state.woken && !wait.is_zero() {
             state = self
@@ -466,6 +512,7 @@ impl Ingress {
                 .0;
         }
         state.woken = false;
-        into.append(&mut state.inputs);
+        into.links.append(&mut state.inputs.links);
+        into.others.append(&mut state.inputs.others);
     }
 }

@@ -178,7 +178,7 @@ impl<S: Store> Engine<S> {
         let gateway = Arc::clone(&self.gateway);
         gateway.ingress.take(&mut self.inputs, Duration::ZERO);
         let mut keep = std::collections::VecDeque::new();
-        for input in self.inputs.drain(..) {
+        for input in self.inputs.others.drain(..) {
             match input {
                 super::Input::Submits {
                     account,
@@ -208,7 +208,7 @@ impl<S: Store> Engine<S> {
                 other => keep.push_back(other),
             }
         }
-        self.inputs = keep;
+        self.inputs.others = keep;
     }
 
     /// Everything in the batch is on disk: settle wallets, answer, dispatch, deliver.

@@ -31,7 +31,9 @@ use std::time::Duration;
 
 use super::account::AccountState;
 use super::gateway::Gateway;
-use super::ingress::{ControlError, ControlReply, Input, Mailbox, Reply, Ticket, ToCustomer, ToUpstream};
+use super::ingress::{
+    ControlError, ControlReply, Input, Inputs, Mailbox, Reply, Ticket, ToCustomer, ToUpstream,
+};
 use super::lane::Outgoing;
 use super::outbox::OutItem;
 use super::policy::Policy;
@@ -160,7 +162,7 @@ pub struct Engine<S> {
     expired_ms: u64,
     parked: HashMap<u64, Vec<Parked>>,
     parked_order: VecDeque<(Pos, u64, Vec<u64>)>,
-    inputs: VecDeque<Input>,
+    inputs: Inputs,
     /// Inbound messages that wait for parts.
     joining: BTreeMap<join::Whole, join::Joining>,
     /// When each of them began, oldest first; and of some that are complete.
@@ -253,7 +255,7 @@ impl<S: Store> Engine<S> {
             expired_ms: 0,
             parked: HashMap::new(),
             parked_order: VecDeque::new(),
-            inputs: VecDeque::new(),
+            inputs: Inputs::default(),
             joining: BTreeMap::new(),
             joining_order: VecDeque::new(),
             joined: join::Joined::default(),
@@ -323,7 +325,7 @@ impl<S: Store> Engine<S> {
     fn refuse_late(&mut self) {
         let gateway = Arc::clone(&self.gateway);
         gateway.ingress.take(&mut self.inputs, Duration::ZERO);
-        for input in self.inputs.drain(..) {
+        for input in self.inputs.others.drain(..) {
             if let Input::Control(_, reply) = input {
                 reply(Err(ControlError::Unavailable));
             }
@@ -353,14 +355,15 @@ impl<S: Store> Engine<S> {
         let now = self.beat();
         let idle = self.inputs.is_empty();
         self.cancel_slice(now)?;
-        while let Some(input) = self.inputs.pop_front() {
+        let most = gateway.limits.batch_rows_max;
+        while let Some(input) = self.inputs.next(self.batch.rows(), most) {
             if let Err(error) = self.wake_for(&input) {
                 // Nothing of it is done: it comes again.
-                self.inputs.push_front(input);
+                self.inputs.back(input);
                 return Err(error);
             }
             self.input(input, now)?;
-            if self.batch.rows() >= gateway.limits.batch_rows_max {
+            if self.batch.rows() >= most {
                 break;
             }
         }
