@@ -254,19 +254,19 @@ fn beside(n: u64) {
     );
     busy.stop();
     let conn = rusqlite::Connection::open(busy.dir.path().join("gateway.db")).unwrap();
-    let before: i64 = conn
-        .query_row("SELECT count(*) FROM segment", [], |r| r.get(0))
-        .unwrap();
     conn.execute_batch("UPDATE segment SET newest = 1 WHERE state = 2")
         .unwrap();
+    let old = |conn: &rusqlite::Connection| -> i64 {
+        let sql = "SELECT count(*) FROM segment WHERE newest = 1";
+        conn.query_row(sql, [], |r| r.get(0)).unwrap()
+    };
+    let before = old(&conn);
     drop(conn);
     busy.start();
     busy.up();
     let dropping = per_second(&busy, 8);
     let conn = rusqlite::Connection::open(busy.dir.path().join("gateway.db")).unwrap();
-    let after: i64 = conn
-        .query_row("SELECT count(*) FROM segment", [], |r| r.get(0))
-        .unwrap();
+    let after = old(&conn);
     println!(
         "  {dropping:.0} /s while retention dropped {} segments: {:.2}",
         before - after,

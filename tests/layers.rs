@@ -70,6 +70,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "jiff",
             "csv",
             "nix",
+            "rustix",
             "tracing",
             "thiserror",
         ],

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::params::Params;
-use super::wallet::read;
+use super::reads::read;
 use super::{Context, Fault, time};
 use crate::flow::{Control, ControlReply};
 use crate::ids::{AccountId, MessageKey, UpstreamId};

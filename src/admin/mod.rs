@@ -9,6 +9,7 @@ mod message;
 mod params;
 mod payment;
 mod price;
+mod reads;
 mod reconcile;
 mod review;
 mod rpc;

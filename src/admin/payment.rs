@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::params::Params;
-use super::wallet::{currency, read};
+use super::reads::read;
+use super::wallet::currency;
 use super::{Context, Fault, time};
 use crate::flow::{Control, ControlReply};
 use crate::ids::AccountId;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::params::Params;
 use super::payment::{pay, provider_of, receipt_of};
-use super::wallet::read;
+use super::reads::read;
 use super::{Context, Fault, time};
 use crate::flow::Control;
 use crate::ids::AccountId;

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::params::Params;
+use super::reads::read;
 use super::suppression::masked;
-use super::wallet::read;
 use super::{Context, Fault, time};
 use crate::domain::message::Message;
 use crate::flow::rules::{RuleChange, RuleReply};

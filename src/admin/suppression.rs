@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::params::Params;
-use super::wallet::read;
+use super::reads::read;
 use super::{Context, Fault, time};
 use crate::domain::suppression::{Scope, ScopeRef, Source, Subject, Suppression};
 use crate::flow::rules::{RuleChange, RuleReply};

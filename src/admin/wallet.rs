@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::params::Params;
+use super::reads::read;
 use super::{Context, Fault, time};
 use crate::domain::account::Account;
 use crate::flow::{AccountState, Control};
 use crate::ids::{AccountId, MessageKey};
-use crate::store::sqlite::{Line, Reader};
+use crate::store::sqlite::Line;
 
 /// Most lines in one answer.
 const LINES_MAX: u64 = 10_000;
@@ -59,20 +60,6 @@ pub(super) async fn limit(context: &Context, params: Value) -> Result<Value, Fau
         .control(Control::ChangeAccount(account.id, Box::new(change)))
         .await?;
     Ok(describe(&account))
-}
-
-/// Runs a read off the runtime's threads.
-pub(super) async fn read<R: Send + 'static>(
-    context: &Context,
-    work: impl FnOnce(&Reader) -> Result<R, crate::store::StoreError> + Send + 'static,
-) -> Result<R, Fault> {
-    let path = context.store.clone();
-    let done = tokio::task::spawn_blocking(move || Reader::open(&path).and_then(|r| work(&r))).await;
-    match done {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(e)) => Err(Fault::new("E_STORAGE", e.to_string())),
-        Err(_) => Err(Fault::unavailable("the read was interrupted")),
-    }
 }
 
 /// Opening balance, lines, closing balance of a span of time. Of more lines than fit one answer the first come, with the balance
