@@ -9,7 +9,7 @@
 //! cargo bench --bench limits -- down 30              all upstreams down for so many seconds at full rate
 //! cargo bench --bench limits -- overload 10          so many seconds of ten times the peak
 //! cargo bench --bench limits -- tls 8                plaintext and TLS in turn, so many seconds each
-//! cargo bench --bench limits -- soak 30              minutes at 5,000 a second; memory every minute
+//! cargo bench --bench limits -- soak 30 5000         minutes, and messages a second; memory every minute
 //! ```
 
 #![allow(
@@ -20,7 +20,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -217,41 +217,63 @@ fn growth(n: u64) {
     );
 }
 
+/// Somebody who asks for reports all the time.
+struct Reporter {
+    stop: Arc<AtomicBool>,
+    asking: std::thread::JoinHandle<u64>,
+}
+
+impl Reporter {
+    fn start(world: &World, methods: &[&'static str]) -> Reporter {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, methods) = (Arc::clone(&stop), methods.to_vec());
+        let socket = world.dir.path().join("admin.sock");
+        let asking = std::thread::spawn(move || {
+            let mut asked = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                for method in &methods {
+                    let params = match *method {
+                        "wallet.statement" => json!({"account": "load"}),
+                        _ => json!({}),
+                    };
+                    assert!(lab::call(&socket, method, params).is_some(), "{method}");
+                    asked += 1;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            asked
+        });
+        Reporter { stop, asking }
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.asking.join().unwrap()
+    }
+}
+
 fn beside(n: u64) {
     // Everything is older than a day but stays until the second half: the clock of its segments is set back there.
     let mut busy = filled(n, "keep_days = 1\n");
-    let plain = median((0..3).map(|_| per_second(&busy, 8)).collect());
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::new(AtomicU64::new(0));
-    let socket = busy.dir.path().join("admin.sock");
-    let reporter = {
-        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                for method in ["wallet.check", "wallet.statement", "queue.show"] {
-                    lab::call(
-                        &socket,
-                        method,
-                        json!(if method == "wallet.statement" {
-                            json!({"account": "load"})
-                        } else {
-                            json!({})
-                        }),
-                    );
-                    asked.fetch_add(1, Ordering::Relaxed);
-                }
-                std::thread::sleep(Duration::from_millis(500));
-            }
-        })
-    };
-    let reports = median((0..3).map(|_| per_second(&busy, 8)).collect());
-    stop.store(true, Ordering::Relaxed);
-    reporter.join().unwrap();
-    println!(
-        "  {plain:.0} /s alone, {reports:.0} /s beside {} reports: {:.2}",
-        asked.load(Ordering::Relaxed),
-        reports / plain
-    );
+    let reports = ["wallet.statement", "wallet.payments", "queue.show", "stats.show"].as_slice();
+    for (what, methods) in [
+        ("reports", reports),
+        ("audits of the whole store", &["wallet.check"]),
+    ] {
+        let (mut alone, mut beside, mut asked) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..3 {
+            alone.push(per_second(&busy, 6));
+            let reporter = Reporter::start(&busy, methods);
+            beside.push(per_second(&busy, 6));
+            asked += reporter.stop();
+        }
+        println!(
+            "  beside {asked} {what}: {:.2} of {:.0} /s (medians of three in turn)",
+            median(beside) / median(alone.clone()),
+            median(alone)
+        );
+    }
+    let plain = per_second(&busy, 8);
     busy.stop();
     let conn = rusqlite::Connection::open(busy.dir.path().join("gateway.db")).unwrap();
     conn.execute_batch("UPDATE segment SET newest = 1 WHERE state = 2")
@@ -392,7 +414,7 @@ fn tls(seconds: u64) {
     }
 }
 
-fn soak(minutes: u64) {
+fn soak(minutes: u64, rate: &str) {
     let world = world(&Setup::default());
     let seconds = (minutes * 60).to_string();
     let mut sending = world.loading(&[
@@ -401,7 +423,7 @@ fn soak(minutes: u64) {
         "--window",
         "100",
         "--rate",
-        "5000",
+        rate,
         "--duration-s",
         &seconds,
     ]);
@@ -425,8 +447,9 @@ fn soak(minutes: u64) {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
-    let (what, n) = match words.as_slice() {
-        [what, n] => (what.as_str(), n.parse::<u64>().unwrap()),
+    let (what, n, more) = match words.as_slice() {
+        [what, n] => (what.as_str(), n.parse::<u64>().unwrap(), "5000"),
+        [what, n, more] => (what.as_str(), n.parse::<u64>().unwrap(), more.as_str()),
         _ => {
             println!("which limit, and how much? See the head of benches/limits.rs.");
             return;
@@ -440,7 +463,7 @@ fn main() {
         "down" => down(n),
         "overload" => overload(n),
         "tls" => tls(n),
-        "soak" => soak(n),
+        "soak" => soak(n, more),
         other => panic!("{other}: unknown; see the head of benches/limits.rs"),
     }
 }

@@ -59,6 +59,7 @@ pub struct SqliteStore {
     live_opened_ms: u64,
     live_pos: u64,
     sealing: Option<seal::Sealing>,
+    scratch: seal::Scratch,
     waiting: Vec<(i64, Pos)>,
     /// Where looking for old rows in stored outboxes goes on.
     outbox_cursor: (i64, i64),
@@ -114,6 +115,7 @@ impl SqliteStore {
             live_opened_ms: 0,
             live_pos: 0,
             sealing: None,
+            scratch: seal::Scratch::default(),
             waiting: Vec::new(),
             outbox_cursor: (-1, 0),
             leftovers: true,

@@ -26,6 +26,8 @@ pub(super) struct Sealing {
     number: i64,
     /// How the messages ended that ended here, by key once all are read.
     ends: Vec<End>,
+    /// The SMSC's ids of `ends`, one behind the other.
+    ids: Vec<u8>,
     /// Positions of the steps of messages that did not.
     open_sent: Vec<i64>,
     open_marks: Vec<i64>,
@@ -40,15 +42,27 @@ pub(super) struct Sealing {
     stage: Stage,
 }
 
-/// The end of a message, and who had taken it last.
+/// The end of a message, and who had taken it last. There are as many as messages in a segment: nothing of them is allocated by
+/// itself.
 #[derive(Debug)]
 struct End {
     key: i64,
     at: i64,
     charged: i64,
+    sent_at: i64,
+    /// Where its id is in `ids`.
+    id: u32,
+    id_len: u8,
     state: u8,
     err: u16,
-    sent: Option<SentInfo>,
+    upstream: UpstreamId,
+}
+
+/// Memory that sealing needs, kept from one segment for the next: given back and taken anew it would come back in pieces.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    ends: Vec<End>,
+    ids: Vec<u8>,
 }
 
 /// Upstream, time, and the SMSC's id.
@@ -81,7 +95,10 @@ pub(super) fn maintain(store: &mut SqliteStore, _fence: Fence, now_ms: u64) -> R
     }
     if store.sealing.is_none() {
         match store.waiting.first() {
-            Some((number, _)) => store.sealing = Some(begin(&store.conn, *number).map_err(fault)?),
+            Some((number, _)) => {
+                let scratch = std::mem::take(&mut store.scratch);
+                store.sealing = Some(begin(&store.conn, *number, scratch).map_err(fault)?);
+            }
             None => return idle(store, now_ms).map_err(|e| store.fault(e)),
         }
     }
@@ -93,6 +110,12 @@ pub(super) fn maintain(store: &mut SqliteStore, _fence: Fence, now_ms: u64) -> R
         Ok(true) => {
             store.leftovers = true;
             store.waiting.retain(|(n, _)| *n != job.number);
+            job.ends.clear();
+            job.ids.clear();
+            store.scratch = Scratch {
+                ends: job.ends,
+                ids: job.ids,
+            };
             Ok(Progress::More)
         }
         Ok(false) => {
@@ -127,11 +150,12 @@ fn idle(store: &mut SqliteStore, now_ms: u64) -> rusqlite::Result<Progress> {
     retention(store, now_ms)
 }
 
-fn begin(conn: &Connection, number: i64) -> rusqlite::Result<Sealing> {
+fn begin(conn: &Connection, number: i64, scratch: Scratch) -> rusqlite::Result<Sealing> {
     conn.execute_batch(&schema::closed_tables(number))?;
     Ok(Sealing {
         number,
-        ends: Vec::new(),
+        ends: scratch.ends,
+        ids: scratch.ids,
         open_sent: Vec::new(),
         open_marks: Vec::new(),
         totals: HashMap::new(),
@@ -196,7 +220,10 @@ fn read_ends(conn: &Connection, job: &mut Sealing, after: i64) -> rusqlite::Resu
             charged: r.get(3)?,
             state: r.get(4)?,
             err: r.get(5)?,
-            sent: None,
+            upstream: UpstreamId::NONE,
+            sent_at: 0,
+            id: 0,
+            id_len: 0,
         });
         Ok(())
     })?;
@@ -210,7 +237,7 @@ fn read_ends(conn: &Connection, job: &mut Sealing, after: i64) -> rusqlite::Resu
 }
 
 fn read_sents(conn: &Connection, job: &mut Sealing, after: i64) -> rusqlite::Result<Stage> {
-    let (ends, open) = (&mut job.ends, &mut job.open_sent);
+    let (ends, ids, open) = (&mut job.ends, &mut job.ids, &mut job.open_sent);
     let table = format!("sent_{}", job.number);
     let last = behind(conn, &table, ", upstream, at, smsc_id", after, |pos, r| {
         let key: i64 = r.get(1)?;
@@ -220,7 +247,14 @@ fn read_sents(conn: &Connection, job: &mut Sealing, after: i64) -> rusqlite::Res
             .and_then(|at| ends.get_mut(at))
         {
             // The latest counts.
-            Some(end) => end.sent = Some((r.get(2)?, r.get(3)?, r.get_ref(4)?.as_blob()?.into())),
+            Some(end) => {
+                let id = r.get_ref(4)?.as_blob()?;
+                end.upstream = UpstreamId(r.get(2)?);
+                end.sent_at = r.get(3)?;
+                end.id = ids.len() as u32;
+                end.id_len = id.len().min(255) as u8;
+                ids.extend_from_slice(id.get(..usize::from(end.id_len)).unwrap_or(id));
+            }
             None => open.push(pos),
         }
         Ok(())
@@ -329,8 +363,12 @@ fn close(
     );
     *total = (total.0 + 1, total.1 + end.charged, total.2 + tax.0);
     job.newest = job.newest.max(end.at);
-    let nobody = (UpstreamId::NONE.0, 0, Box::default());
-    let sent = end.sent.as_ref().or(sent_before.as_ref()).unwrap_or(&nobody);
+    let id = (end.id as usize)..(end.id as usize + usize::from(end.id_len));
+    let here = (end.upstream.0, end.sent_at, job.ids.get(id).unwrap_or(&[]));
+    let sent = match &sent_before {
+        Some((upstream, at, id)) if end.upstream == UpstreamId::NONE => (*upstream, *at, &**id),
+        _ => here,
+    };
     // Its addresses, not its text.
     let stub = begin.message.stub().without_text();
     tx.prepare_cached(&format!(
@@ -350,7 +388,7 @@ fn close(
         end.err,
         sent.0,
         sent.1,
-        &*sent.2,
+        sent.2,
         stub.record(),
     ))?;
     tx.prepare_cached(&format!(
