@@ -310,6 +310,34 @@ fn scrape(world: &World) -> String {
 }
 
 #[test]
+fn of_many_destinations_the_suppressed_ones_are_named() {
+    let (world, _script, mut smsc, mut p) = linked(|_| {});
+    call(
+        &world,
+        "suppression.add",
+        json!({"account": "acme", "number": "254712345678"}),
+    );
+    let mut body = b"\0\x05\0ACME\0\x02".to_vec();
+    for number in [&b"254712345678"[..], b"254712345679"] {
+        body.extend_from_slice(&[1, 1, 1]);
+        body.extend_from_slice(number);
+        body.push(0);
+    }
+    body.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    body.extend_from_slice(b"hi");
+    p.request(CommandId::SUBMIT_MULTI, &body);
+    let got = p.expect(CommandId::SUBMIT_MULTI_RESP);
+    assert_eq!(got.status, ROK);
+    let told = smsconnect::smpp::SubmitMultiResp::decode(&got.body).unwrap();
+    assert_eq!(told.unsuccessful.len(), 1);
+    assert_eq!(told.unsuccessful[0].address.addr, NUMBER);
+    assert_eq!(told.unsuccessful[0].status, SUPPRESSED);
+    let one = smsc.expect(CommandId::SUBMIT_SM);
+    assert_eq!(one.sm().dest.addr, b"254712345679");
+    wallet_is(&world, "acme", "1000.00", "0.80");
+}
+
+#[test]
 fn lists_are_read_in_and_told_by_hash_page_by_page() {
     let (world, _script) = scripted(|_| {});
     let numbers: Vec<String> = (0..25).map(|n| format!("2547000000{n:02}")).collect();
@@ -442,12 +470,48 @@ fn the_opt_out_is_part_of_what_is_sent_and_priced() {
     assert_eq!(p.submit(&from(b"ACME", text.as_bytes())).status, ROK);
     assert_eq!(sent(&mut smsc, "s2"), text, "no class, no opt-out");
     wallet_is(&world, "acme", "997.60", "0.00");
-    // replace_sm is no way around it, see `operations`; nor is a third message to the same number.
+    // A third message to the same number is one too many.
     assert_eq!(p.submit(&from(b"DEALS", b"again")).status, ROK);
     sent(&mut smsc, "s3");
     assert_eq!(p.submit(&from(b"DEALS", b"and again")).status, AGAINST_POLICY);
     assert_eq!(p.submit(&to(b"DEALS", b"254712345679")).status, ROK);
     sent(&mut smsc, "s4");
+    world.reconciles();
+}
+
+/// replace_sm's answer.
+fn replaced(p: &mut Peer, id: &str, text: &[u8]) -> CommandStatus {
+    let mut body = id.as_bytes().to_vec();
+    // message_id, source TON, NPI and address, no times, receipt, default message, text.
+    body.extend_from_slice(&[0, 5, 0, 0, 0, 0, 1, 0, text.len() as u8]);
+    body.extend_from_slice(text);
+    p.request(CommandId::REPLACE_SM, &body);
+    p.expect(CommandId::REPLACE_SM_RESP).status
+}
+
+#[test]
+fn a_replaced_text_is_judged_like_the_first() {
+    let (world, script) = scripted(|c| {
+        c.sender = vec![sender("DEALS", "promotional")];
+        c.rules.class = vec![rules::Class {
+            suffix: " STOP 22555".into(),
+            ..at_any_time()
+        }];
+        c.rules.content = vec![
+            content("scam", &["pin"], rules::Action::Reject),
+            content("betting", &["jackpot"], rules::Action::Hold),
+        ];
+    });
+    let mut p = world.bound("acme");
+    let id = p.submit(&from(b"DEALS", b"hello")).message_id();
+    assert_eq!(replaced(&mut p, &id, b"your PIN"), AGAINST_POLICY);
+    assert_eq!(replaced(&mut p, &id, b"a jackpot"), AGAINST_POLICY);
+    let long = "x".repeat(155);
+    assert_eq!(replaced(&mut p, &id, long.as_bytes()), ROK);
+    wallet_is(&world, "acme", "1000.00", "1.60");
+    let mut smsc = script.bound();
+    assert_eq!(sent(&mut smsc, "s1"), format!("{long} STOP 22555"));
+    wallet_is(&world, "acme", "998.40", "0.00");
     world.reconciles();
 }
 
@@ -495,6 +559,12 @@ fn texts_are_flagged_held_or_refused_and_a_person_decides() {
     let mut smsc = script.bound();
     let mut p = world.bound("acme");
     world.state(&go, "review");
+    assert_eq!(
+        world.admin("held.show", json!({"id": go})),
+        Err("E_REASON_REQUIRED".into())
+    );
+    let shown = call(&world, "held.show", json!({"id": go, "reason": "review"}));
+    assert_eq!(shown["text"], "the jackpot");
     call(&world, "held.release", json!({"id": go}));
     call(&world, "held.reject", json!({"id": no}));
     assert_eq!(sent(&mut smsc, "s2"), "the jackpot");
@@ -657,6 +727,18 @@ fn bad_rules_are_refused_with_their_line() {
         (
             "[[sender]]\nid = \"TWELVE CHARS\"\nclass = \"promotional\"",
             "at most 11",
+        ),
+        (
+            "[[sender]]\nid = \"A[B]\"\nclass = \"promotional\"",
+            "GSM default alphabet",
+        ),
+        (
+            "[[sender]]\nid = \"SH0P\"\naccount = \"a\"\nclass = \"promotional\"",
+            "",
+        ),
+        (
+            "[[sender]]\nid = \"shop\"\naccount = \"b\"\nclass = \"promotional\"",
+            "looks like",
         ),
         (
             "[[class]]\nname = \"promotional\"\nwindow = \"8-18\"",

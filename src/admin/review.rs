@@ -6,8 +6,9 @@ use super::params::Params;
 use super::reads::read;
 use super::suppression::masked;
 use super::{Context, Fault, time};
+use crate::domain::content::decoded;
 use crate::domain::message::Message;
-use crate::flow::rules::{RuleChange, RuleReply};
+use crate::flow::rules::{RuleChange, RuleReply, words_of};
 use crate::flow::{Control, ControlReply};
 use crate::ids::{AccountId, MessageKey};
 use crate::store::{Case, CaseState};
@@ -52,6 +53,33 @@ pub(super) async fn held(context: &Context, params: Value) -> Result<Value, Faul
     Ok(
         json!({ "items": items, "cursor": next, "total": context.gateway.live.held.load(std::sync::atomic::Ordering::Relaxed) }),
     )
+}
+
+/// A held message with its text, for who decides, and with the reason why it is read.
+pub(super) async fn show(context: &Context, params: Value) -> Result<Value, Fault> {
+    let mut p = Params::new(params)?;
+    let key = key(&mut p)?;
+    let reason = p
+        .need("reason")
+        .map_err(|_| Fault::new("E_REASON_REQUIRED", "reading a text needs a reason").field("reason"))?;
+    p.done()?;
+    let change = RuleChange::ShowText(key);
+    let ControlReply::Rule(RuleReply::Message(message)) =
+        context.control(Control::Rule(Box::new(change))).await?
+    else {
+        return Err(Fault::unavailable("unexpected answer of the engine"));
+    };
+    // Who reads texts leaves a trace; the reason itself may hold what must not be in a log.
+    tracing::info!(id = %key, reason_octets = reason.len(), "the text of a held message was read");
+    let parts = message.parts();
+    let text = decoded(parts.flags.data_coding, words_of(&parts));
+    Ok(json!({
+        "id": key.to_string(),
+        "from": String::from_utf8_lossy(parts.source),
+        "to": masked(parts.dest),
+        "data_coding": parts.flags.data_coding,
+        "text": text,
+    }))
 }
 
 /// Lets a held message go, or refuses it.

@@ -267,6 +267,11 @@ pub const METHODS: &[Method] = &[
         doc: "Messages that wait for a person since a content rule hit them",
     },
     Method {
+        name: "held.show",
+        roles: &["dpo", "trust"],
+        doc: "The text of a held message, for who decides; needs a reason",
+    },
+    Method {
         name: "held.release",
         roles: &["operator", "trust"],
         doc: "Lets a held message go",
@@ -422,6 +427,7 @@ pub(super) async fn dispatch(context: &Context, method: &str, params: Value) -> 
         "suppression.check" => suppression::check(context, params).await,
         "suppression.list" => suppression::list(context, params).await,
         "held.list" => review::held(context, params).await,
+        "held.show" => review::show(context, params).await,
         "held.release" => review::decide(context, params, true).await,
         "held.reject" => review::decide(context, params, false).await,
         "case.list" => review::cases(context, params).await,

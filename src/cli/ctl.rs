@@ -48,6 +48,14 @@ Methods:
   price set ACCOUNT PREFIX PRICE [--operator O] [--class C] [--effective-from T] | price remove ACCOUNT PREFIX …
   event list [--cursor N]
   message show ID
+  sender register ACCOUNT SENDER transactional|promotional [--operator O] [--status S] [--reference R]
+  sender list [--account A] | activate ACCOUNT SENDER [--operator O] | suspend … | revoke …
+  suppression add NUMBER [--account A [--sender S]] [--transactional true] [--until T] [--source S] [--reason WHY]
+  suppression import [--account A [--sender S]] --file LIST [--dry-run]      (a number a line, 10000 a file)
+  suppression remove NUMBER … --reason WHY | check NUMBER [--account A] | list [--account A] [--cursor C]
+  held list | show ID --reason WHY | release ID | reject ID
+  case list [--all true] | show CASE | close CASE --note WHAT
+  inbound list                                                               (messages that no rule claims)
   session list | kick SESSION | kick --account ACCOUNT
   upstream list | show NAME | enable NAME | disable NAME | reconnect NAME
   queue show    stats show    server drain
@@ -80,6 +88,11 @@ fn places(method: &str) -> &'static [&'static str] {
         "price.remove" => &["account", "prefix"],
         "wallet.limit" => &["account", "credit"],
         "wallet.check" => &[],
+        "sender.register" => &["account", "sender", "class"],
+        "sender.activate" | "sender.suspend" | "sender.revoke" => &["account", "sender"],
+        "suppression.add" | "suppression.remove" | "suppression.check" => &["number"],
+        "held.show" | "held.release" | "held.reject" => &["id"],
+        "case.show" | "case.close" => &["case"],
         "message.show" => &["id"],
         "session.kick" => &["session"],
         m if m.starts_with("account.") || m.starts_with("wallet.") => &["account"],
@@ -127,6 +140,15 @@ fn with_file(method: &str, mut params: Value) -> Result<Value, String> {
         let name = file.as_str().unwrap_or_default();
         let text = std::fs::read_to_string(name).map_err(|e| format!("{name}: {e}"))?;
         map.insert("csv".into(), json!(text));
+    }
+    if method == "suppression.import"
+        && let Some(map) = params.as_object_mut()
+        && let Some(file) = map.remove("file")
+    {
+        let name = file.as_str().unwrap_or_default();
+        let text = std::fs::read_to_string(name).map_err(|e| format!("{name}: {e}"))?;
+        let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+        map.insert("numbers".into(), lines.map(|l| json!(l)).collect());
     }
     Ok(params)
 }

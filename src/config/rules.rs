@@ -523,7 +523,8 @@ pub(super) fn check_senders(c: &Config, k: &mut Check<'_>) {
                 ),
             );
         }
-        for o in c.sender.iter().take(i) {
+        let revoked = |s: &Sender| s.status == Status::Revoked;
+        for o in c.sender.iter().take(i).filter(|o| !revoked(o) && !revoked(s)) {
             let alike = o.id.eq_ignore_ascii_case(&s.id);
             let meet = o.operator.is_empty() || s.operator.is_empty() || o.operator == s.operator;
             if alike && o.account == s.account && o.operator == s.operator {
@@ -536,8 +537,7 @@ pub(super) fn check_senders(c: &Config, k: &mut Check<'_>) {
                         s.id, o.class
                     ),
                 );
-            } else if !alike
-                && o.account != s.account
+            } else if o.account != s.account
                 && !o.account.is_empty()
                 && !s.account.is_empty()
                 && s.id.chars().any(char::is_alphabetic)
@@ -545,7 +545,7 @@ pub(super) fn check_senders(c: &Config, k: &mut Check<'_>) {
             {
                 k.fault(
                     &path("id"),
-                    format!("{:?} looks like {:?} of another account", s.id, o.id),
+                    format!("{:?} is, or looks like, {:?} of another account", s.id, o.id),
                 );
             }
         }
@@ -569,15 +569,20 @@ fn look(id: &str) -> String {
         .collect()
 }
 
-/// A sender address: up to 15 digits, or up to 11 characters (3GPP TS 23.040 §9.1.2.5). Which characters, the registry knows.
+/// Characters of the GSM default alphabet beside letters and digits of ASCII (3GPP TS 23.038 §6.2.1), without those that do not print.
+const GSM: &str = "@\u{a3}$\u{a5}\u{e8}\u{e9}\u{f9}\u{ec}\u{f2}\u{c7}\u{d8}\u{f8}\u{c5}\u{e5}\u{394}_\u{3a6}\u{393}\u{39b}\u{3a9}\u{3a0}\u{3a8}\u{3a3}\u{398}\u{39e}\u{c6}\u{e6}\u{df}\u{c9} !\"#\u{a4}%&'()*+,-./:;<=>?\u{a1}\u{c4}\u{d6}\u{d1}\u{dc}\u{a7}\u{bf}\u{e4}\u{f6}\u{f1}\u{fc}\u{e0}";
+
+/// A sender address: up to 15 digits, or up to 11 characters of the GSM default alphabet (3GPP TS 23.040 §9.1.2.5).
 fn address(id: &str) -> Result<(), &'static str> {
     let digits = id.strip_prefix('+').unwrap_or(id);
     let numeric = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
     match id.chars().count() {
         0 => Err("is missing"),
         _ if numeric && digits.len() > 15 => Err("a number has at most 15 digits"),
-        n if !numeric && n > 11 => Err("an alphanumeric sender has at most 11 characters"),
-        _ => Ok(()),
+        _ if numeric => Ok(()),
+        n if n > 11 => Err("an alphanumeric sender has at most 11 characters"),
+        _ if id.chars().all(|c| c.is_ascii_alphanumeric() || GSM.contains(c)) => Ok(()),
+        _ => Err("an alphanumeric sender has characters of the GSM default alphabet only"),
     }
 }
 

@@ -146,8 +146,12 @@ pub struct Suppression {
     pub until_ms: u64,
 }
 
-/// One entry as admission knows it: 63 bits of scope and number, and whether it stops transactional messages. Two entries are
-/// taken for each other once in 10¹² messages with ten million of them: then one message too many is refused.
+/// Bits of a tag that are its number's alone, so that all entries of one number stand together.
+const SUBJECT_BITS: u32 = 40;
+const SUBJECT_MASK: u64 = u64::MAX << (64 - SUBJECT_BITS);
+
+/// One entry as admission knows it: 40 bits of the number, 23 of number and scope, and whether it stops transactional messages.
+/// Two entries are taken for each other once in 10¹² messages with ten million of them: then one message too many is refused.
 #[must_use]
 pub fn tag(subject: &Subject, scope: &ScopeRef<'_>) -> u64 {
     let (kind, account, sender) = match scope {
@@ -161,7 +165,13 @@ pub fn tag(subject: &Subject, scope: &ScopeRef<'_>) -> u64 {
     low[..len].copy_from_slice(&sender[..len]);
     low.make_ascii_lowercase();
     let hash = foldhash_of((subject, kind, account, &low[..len]));
-    (hash & !1).max(2)
+    (prefix(subject) | hash & !SUBJECT_MASK & !1).max(2)
+}
+
+/// What the tags of all entries of a number begin with.
+fn prefix(subject: &Subject) -> u64 {
+    let head = subject.first_chunk().copied().unwrap_or_default();
+    u64::from_be_bytes(head) & SUBJECT_MASK
 }
 
 fn foldhash_of(what: impl std::hash::Hash) -> u64 {
@@ -247,6 +257,19 @@ impl TagSet {
         shard.get(tag)
     }
 
+    /// Shows each entry of a number, and some of others that look alike, to `see`: the tag, and whether it stops transactional
+    /// messages. One search, whatever the scopes.
+    pub fn each(&self, subject: &Subject, mut see: impl FnMut(u64, bool)) {
+        let prefix = prefix(subject);
+        let Some(shard) = self.shard(prefix) else { return };
+        let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+        shard
+            .run(prefix)
+            .take_while(|(_, slot)| *slot != 0)
+            .filter(|(_, slot)| slot & SUBJECT_MASK == prefix)
+            .for_each(|(_, slot)| see(slot & !1, slot & 1 != 0));
+    }
+
     /// Puts one in, or changes what it stops; whether it is new.
     pub fn insert(&self, tag: u64, transactional: bool) -> bool {
         let Some(shard) = self.shard(tag) else {
@@ -278,17 +301,22 @@ struct Shard {
 }
 
 impl Shard {
-    /// Where a tag would like to be: its bits below those of the shard, spread over the table.
+    /// Where a tag would like to be: its number's bits below those of the shard, spread over the table.
     fn home(&self, tag: u64) -> usize {
-        ((u128::from(tag << 10 | 1) * self.slots.len() as u128) >> 64) as usize
+        ((u128::from((tag & SUBJECT_MASK) << 10) * self.slots.len() as u128) >> 64) as usize
+    }
+
+    /// The slots from a tag's home on, all the way round.
+    fn run(&self, tag: u64) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let (before, after) = self.slots.split_at_checked(self.home(tag)).unwrap_or_default();
+        let places = (before.len()..).zip(after).chain((0..).zip(before));
+        places.map(|(at, slot)| (at, *slot))
     }
 
     /// The slot of a tag, or the free one where it belongs.
     fn find(&self, tag: u64) -> Option<(usize, u64)> {
-        let (before, after) = self.slots.split_at_checked(self.home(tag))?;
-        let places = (before.len()..).zip(after).chain((0..).zip(before));
-        let mut places = places.map(|(at, slot)| (at, *slot));
-        places.find(|(_, slot)| *slot == 0 || slot >> 1 == tag >> 1)
+        self.run(tag)
+            .find(|(_, slot)| *slot == 0 || slot >> 1 == tag >> 1)
     }
 
     fn get(&self, tag: u64) -> Option<bool> {
@@ -373,6 +401,17 @@ mod tests {
         let distinct: std::collections::HashSet<u64> = all.into_iter().collect();
         assert_eq!(distinct.len(), all.len());
         assert_eq!(of(ScopeRef::Sender(a, b"ACME")), of(ScopeRef::Sender(a, b"acme")));
+        let set = TagSet::default();
+        for tag in all {
+            assert!(set.insert(tag, false));
+        }
+        let mut seen = Vec::new();
+        set.each(&subject(7), |tag, _| seen.push(tag));
+        seen.sort_unstable();
+        let mut wanted = all.to_vec();
+        wanted.sort_unstable();
+        assert_eq!(seen, wanted, "one search finds all entries of a number");
+        set.each(&subject(8), |_, _| panic!("of another number"));
         let stored = Scope::Sender(a, "acme".into());
         assert_eq!(tag(&subject(7), &ScopeRef::from(&stored)), all[3]);
     }
@@ -399,7 +438,7 @@ mod tests {
         fn a_shard_is_a_map(steps in proptest::collection::vec((0u64..60, any::<bool>(), any::<bool>()), 1..400)) {
             let (mut shard, mut model) = (Shard::default(), HashMap::new());
             for (n, put, flag) in steps {
-                let tag = (n % 7) << 50 | (n + 1) << 1;
+                let tag = (n % 7) << 50 | (n % 2) << 24 | (n + 1) << 1;
                 if put {
                     prop_assert_eq!(shard.insert(tag | u64::from(flag)), model.insert(tag, flag).is_none());
                 } else {
@@ -408,7 +447,7 @@ mod tests {
                 prop_assert_eq!(shard.used, model.len());
             }
             for n in 0..60 {
-                let tag = (n % 7) << 50 | (n + 1) << 1;
+                let tag = (n % 7) << 50 | (n % 2) << 24 | (n + 1) << 1;
                 prop_assert_eq!(shard.get(tag), model.get(&tag).copied());
             }
         }

@@ -18,10 +18,11 @@ use crate::flow::account::AccountState;
 use crate::flow::ingress::{Asked, Mailbox, Operation, Outcome, Ticket, ToCustomer};
 use crate::flow::lane::Outgoing;
 use crate::flow::lookup::{Job, Question};
-use crate::flow::quote::quote;
+use crate::flow::quote::quote_as;
+use crate::flow::rules::judge;
 use crate::ids::{MessageKey, UpstreamId};
 use crate::money::Money;
-use crate::store::{Accepted, MarkKind, Store, StoreError};
+use crate::store::{Accepted, Mark, MarkKind, Store, StoreError};
 use crate::text::{self, Charset};
 
 /// data_coding of UCS-2.
@@ -483,10 +484,29 @@ impl<S: Store> Engine<S> {
             sar_total: None,
         };
         let segments = text::count(&content).map_err(|_| Reject::TooLong)?;
-        let quote = quote(&policy, account, &spec, (parts.source, parts.dest), segments, now)?;
         let longest = now + policy.validity_max_ms;
         let long = new_text.len() > SHORT_MAX;
         let payload = payload_tlv(&new_text);
+        let mut parts = Parts {
+            flags,
+            text: if long { &[] } else { &new_text },
+            // A text in message_payload is replaced too; everything else that came as a TLV belonged to the old text.
+            tlvs: if long { &payload } else { &[] },
+            ..parts
+        };
+        // A new text is judged as the first one was: replacing is no way around a rule.
+        let judged = judge(&self.gateway, &policy, account, &spec, &parts, now)?;
+        if judged.not_before_ms == Mark::NEVER && self.book.waits(key) != Some(Mark::NEVER) {
+            return Err(Reject::Content);
+        }
+        let segments = match &judged.text {
+            Some(new) => {
+                (parts.text, parts.tlvs) = (&new.text, &new.tlvs);
+                new.segments
+            }
+            None => segments,
+        };
+        let quote = quote_as(&policy, account, &spec, (judged.class, parts.dest), segments, now)?;
         Ok(Accepted {
             key,
             account: open.account,
@@ -498,13 +518,7 @@ impl<S: Store> Engine<S> {
             wants: Wants::from_bits(new.registered_delivery),
             segments,
             line: open.line,
-            message: Message::new(&Parts {
-                flags,
-                text: if long { &[] } else { &new_text },
-                // A text in message_payload is replaced too; everything else that came as a TLV belonged to the old text.
-                tlvs: if long { &payload } else { &[] },
-                ..parts
-            }),
+            message: Message::new(&parts),
         })
     }
 }

@@ -249,11 +249,10 @@ impl<S: Store> Engine<S> {
         let mut waiting: Vec<(MessageKey, UpstreamId)> = Vec::new();
         let mut unknown = Vec::new();
         let mut deadlines = Vec::new();
-        let now = (self.options.now_ms)();
         let waits: HashMap<MessageKey, u64> = self.book.waiting().collect();
         for (key, open) in self.book.iter() {
             match open.phase {
-                Phase::Queued if waits.get(&key).is_some_and(|until| *until > now) => {
+                Phase::Queued if waits.contains_key(&key) => {
                     deadlines.push((key, open.expires_ms, open.at_ms));
                 }
                 Phase::Queued => {
@@ -268,13 +267,10 @@ impl<S: Store> Engine<S> {
                 Phase::Sent | Phase::Held => {}
             }
         }
+        // Those whose time has come meanwhile are found by the first tick.
         for (key, until) in waits {
-            if until > now {
-                self.book.set_stored(key, true);
-                self.waits(key, until);
-            } else {
-                self.book.woken(key);
-            }
+            self.book.set_stored(key, true);
+            self.waits(key, until);
         }
         waiting.sort_unstable();
         for (key, lane) in &waiting {

@@ -58,6 +58,7 @@ impl<S: Store> Engine<S> {
                 }
             }
             RuleChange::ShowHeld(after, max) => Ok(RuleReply::Held(self.show_held(after, max))),
+            RuleChange::ShowText(key) => self.show_text(key),
             RuleChange::LetGo(key) => self.let_held_go(key, now).map(|()| RuleReply::Done),
             RuleChange::Refuse(key) => self.refuse_held(key, now).map(|()| RuleReply::Done),
             RuleChange::CloseCase(id, note) => self.close_case(id, note, now),

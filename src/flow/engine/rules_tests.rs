@@ -244,6 +244,11 @@ impl World {
         items.iter().map(show).collect()
     }
 
+    fn outbox_empty(&self, n: usize) -> bool {
+        let accounts = self.gateway.accounts();
+        accounts.by_name(&format!("a{n}")).unwrap().outbox.is_empty()
+    }
+
     fn holds(&self, n: usize) -> i64 {
         let accounts = self.gateway.accounts();
         let account = accounts.by_name(&format!("a{n}")).unwrap();
@@ -312,6 +317,25 @@ fn a_restart_after_the_hours_have_begun_sends_at_once() {
     world.start().unwrap();
     let sent: Vec<MessageKey> = world.sent().iter().map(|m| m.key).collect();
     assert_eq!(sent, [key]);
+}
+
+#[test]
+fn who_opts_out_while_a_message_waits_does_not_get_it() {
+    let mut rules = opting_out();
+    rules.classes = vec![by_day()];
+    let mut world = World::new(rules);
+    world.submit(1, "DEALS", NUMBER, "one").unwrap();
+    world.submit(1, "DEALS", b"254712345679", "one").unwrap();
+    world.inbound(NUMBER, "STOP");
+    assert_eq!(world.sent().len(), 1, "the answer");
+    NOW.set(SIX + 3 * HOUR);
+    world.start().unwrap();
+    let sent = world.sent();
+    let deals = sent.iter().filter(|m| m.message.parts().source == b"DEALS");
+    let to: Vec<Vec<u8>> = deals.map(|m| m.message.parts().dest.to_vec()).collect();
+    assert_eq!(to, [b"254712345679".to_vec()]);
+    assert!(world.delivered(1).contains(&"REJECTD".to_string()));
+    assert_eq!(world.holds(1), PRICE);
 }
 
 #[test]
@@ -829,4 +853,125 @@ fn a_link_id_goes_from_a_question_to_its_answer() {
     let sent = world.sent();
     let tlvs: Vec<&[u8]> = sent.iter().map(|m| m.message.parts().tlvs).collect();
     assert_eq!(tlvs, [&b""[..], &[0x15, 0x01, 0, 2, b'L', b'7'], b""]);
+}
+
+#[test]
+fn every_decision_is_explained_and_counts_nothing() {
+    let mut rules = reviewed();
+    rules.classes = vec![ClassRule {
+        suffix: " STOP 22555".into(),
+        cap: 1,
+        ..by_day()
+    }];
+    let mut world = World::new(rules);
+    let explained = |world: &World, source: &str, text: &str| {
+        let account = Arc::clone(world.gateway.accounts().by_name("a1").unwrap());
+        let parts = Parts {
+            source: source.as_bytes(),
+            dest: NUMBER,
+            text: text.as_bytes(),
+            ..Parts::default()
+        };
+        let policy = world.gateway.policy.load_full();
+        crate::flow::rules::explain(&world.gateway, &policy, &account, &parts, now())
+    };
+    let text = "x".repeat(155);
+    for _ in 0..3 {
+        let told = explained(&world, "deals", &text);
+        assert_eq!((told.sender, told.class.as_str()), ("active", PROMOTIONAL));
+        assert_eq!(told.hours.as_deref(), Some("08:00-18:00"));
+        assert_eq!(
+            (told.opens_ms.map(|ms| ms / HOUR * HOUR), told.outside),
+            (Some(SIX + 2 * HOUR), Some("hold"))
+        );
+        assert_eq!((told.suffix.as_str(), told.segments), (" STOP 22555", Some(2)));
+        assert_eq!((told.cap, told.refused), (Some((0, 1, 86_400)), None));
+    }
+    let told = explained(&world, "BANK", "jackpot at http://x.y");
+    assert_eq!(
+        told.content,
+        [("betting".to_string(), "hold"), ("links".to_string(), "reject")]
+    );
+    assert_eq!((told.refused, told.hours), (Some(Reject::Content), None));
+    assert_eq!(explained(&world, "SHOP", "hi").sender, "unregistered");
+    world.submit(1, "DEALS", NUMBER, "one").unwrap();
+    assert_eq!(explained(&world, "DEALS", "two").refused, Some(Reject::Frequency));
+    let entry = entry(&world, Scope::Account(world.id(1)), false, 0);
+    world.rule(RuleChange::Suppress(vec![entry])).unwrap();
+    let told = explained(&world, "DEALS", "two");
+    assert_eq!(
+        (told.suppressed, told.refused),
+        (Some("account"), Some(Reject::Suppressed))
+    );
+    assert_eq!(explained(&world, "BANK", "two").suppressed, None);
+}
+
+/// Whatever is submitted, held, let go, cancelled by time and restarted: money that is held is that of open messages, and each
+/// message ends once.
+#[test]
+fn through_any_order_of_steps_holds_are_those_of_open_messages() {
+    for seed in 1..40u64 {
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut below = |n: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % n
+        };
+        let mut world = World::new(reviewed());
+        let (mut accepted, mut ended) = (0usize, 0usize);
+        for _ in 0..60 {
+            match below(7) {
+                0 | 1 => {
+                    let source = ["DEALS", "BANK"][below(2) as usize];
+                    let text = ["jackpot", "hello"][below(2) as usize];
+                    let valid = [None, Some(HOUR), Some(20 * 60_000)][below(3) as usize];
+                    let taken = world.submit_for(1, source, NUMBER, text, valid);
+                    accepted += usize::from(taken.is_ok());
+                }
+                2 => {
+                    if let Some(key) = world.held().first().copied() {
+                        world.rule(RuleChange::LetGo(key)).unwrap();
+                    }
+                }
+                3 => {
+                    if let Some(key) = world.held().last().copied() {
+                        world.rule(RuleChange::Refuse(key)).unwrap();
+                    }
+                }
+                4 => {
+                    // Receipts that nobody has read yet are offered again; these have been.
+                    world.engine.as_mut().unwrap().flush_outboxes(now(), true);
+                    world.engine.as_mut().unwrap().commit().unwrap();
+                    world.start().unwrap();
+                }
+                5 => world.at(now() + below(3 * HOUR)),
+                _ => {
+                    for message in world.sent() {
+                        world.report(vec![UpEvent::Failed {
+                            key: message.key,
+                            piece: message.piece,
+                            status: 8,
+                        }]);
+                    }
+                }
+            }
+            // Some wait in the store for their turn.
+            while !world.outbox_empty(1) {
+                ended += world.delivered(1).len();
+                world.turn();
+            }
+            let open = world.engine.as_ref().unwrap().open();
+            assert_eq!(world.holds(1), open as i64 * PRICE, "seed {seed}");
+            assert_eq!(accepted, ended + open, "seed {seed}: each ends once");
+        }
+        world.at(now() + 72 * HOUR);
+        world.turn();
+        while !world.outbox_empty(1) {
+            ended += world.delivered(1).len();
+            world.turn();
+        }
+        assert_eq!((world.holds(1), world.spent(1)), (0, 0));
+        assert_eq!(accepted, ended, "seed {seed}");
+    }
 }

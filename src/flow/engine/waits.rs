@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashSet};
 use super::Engine;
 use crate::domain::message::Piece;
 use crate::domain::outcome::Final;
+use crate::domain::sender::TRANSACTIONAL;
 use crate::flow::ingress::ControlError;
-use crate::flow::rules::{HeldView, opens};
+use crate::flow::rules::{HeldView, RuleReply, opens};
 use crate::ids::{MessageKey, UpstreamId};
+use crate::metrics;
 use crate::store::{Mark, MarkKind, Store};
 
 /// Messages whose time has come that are put into their lanes in one tick.
@@ -59,6 +61,11 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             self.book.woken(key);
+            // Its subscriber may have opted out while it waited.
+            if self.stopped_meanwhile(key) {
+                self.finish(key, Final::Rejected, 0, false, now);
+                continue;
+            }
             let lane = self.home(&policy, key).unwrap_or(UpstreamId::NONE);
             self.book.moved(key, lane);
             lanes.entry(lane).or_default().push(key);
@@ -75,6 +82,19 @@ impl<S: Store> Engine<S> {
             self.book.all_waiting() as u64 - held,
             std::sync::atomic::Ordering::Relaxed,
         );
+    }
+
+    fn stopped_meanwhile(&self, key: MessageKey) -> bool {
+        let Some(open) = self.book.get(key) else {
+            return false;
+        };
+        let parts = open.stub.parts();
+        let transactional = self.class_of_line(key) == TRANSACTIONAL;
+        let scope = self
+            .gateway
+            .live
+            .stops(open.account, parts.source, parts.dest, transactional);
+        scope.inspect(|scope| metrics::suppression_hit(scope)).is_some()
     }
 
     /// Messages that wait for a person, oldest first, after `after`.
@@ -106,6 +126,20 @@ impl<S: Store> Engine<S> {
             }
             _ => Err(ControlError::NoSuch("message")),
         }
+    }
+
+    /// What a person has to read to decide.
+    pub(super) fn show_text(&mut self, key: MessageKey) -> Result<RuleReply, ControlError> {
+        self.held_one(key)?;
+        let mut found = None;
+        let read = self.store.load(&[key], &mut |_, message| found = Some(message));
+        if let Err(error) = read {
+            self.read_failed(error);
+            return Err(ControlError::Unavailable);
+        }
+        found
+            .map(RuleReply::Message)
+            .ok_or(ControlError::NoSuch("message"))
     }
 
     /// A person lets a message go: at once, or when the hours of its class begin.

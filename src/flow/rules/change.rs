@@ -1,6 +1,7 @@
 //! Changes of the rules over the admin socket: through the engine, so that they are on record before they are in force, and in
 //! force before they are answered.
 
+use crate::domain::message::Message;
 use crate::domain::sender::{Sender, Standing};
 use crate::domain::suppression::{Scope, Subject, Suppression};
 use crate::ids::{AccountId, MessageKey};
@@ -28,6 +29,8 @@ pub enum RuleChange {
     Unsuppress(Subject, Scope),
     /// Messages that wait for a person, after a key.
     ShowHeld(MessageKey, usize),
+    /// The text of one that waits for a person.
+    ShowText(MessageKey),
     /// Lets one go.
     LetGo(MessageKey),
     /// Refuses one.
@@ -45,6 +48,8 @@ pub enum RuleReply {
     Suppressed(usize),
     /// Messages that wait for a person.
     Held(Vec<HeldView>),
+    /// A message with its text.
+    Message(Message),
     /// The case as it is now.
     Case(Case),
     /// Done.

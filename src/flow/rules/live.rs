@@ -75,6 +75,8 @@ pub struct Live {
     watches: Mutex<HashMap<AccountId, Watch>>,
     pairs: Mutex<PingPong>,
     links: Mutex<Links>,
+    /// How many there are, so that others need no lock to see that there is none.
+    linked: AtomicU64,
     trips: Mutex<Vec<Trip>>,
     /// Rules with an open case: they trip no more until it is closed.
     open: Mutex<HashSet<(AccountId, String)>>,
@@ -154,8 +156,7 @@ impl Live {
     }
 
     fn noted(&self) {
-        let any =
-            !self.tags.is_empty() || !self.registry.load().is_empty() || !lock(&self.links).order.is_empty();
+        let any = !self.tags.is_empty() || !self.registry.load().is_empty();
         self.any.store(any, Ordering::Relaxed);
     }
 
@@ -165,8 +166,14 @@ impl Live {
         self.tags.len()
     }
 
+    /// Octets that they take.
+    #[must_use]
+    pub fn suppressed_octets(&self) -> usize {
+        self.tags.octets()
+    }
+
     /// An entry is on record.
-    pub(in crate::flow) fn suppress(&self, subject: &Subject, scope: &Scope, transactional: bool) {
+    pub fn suppress(&self, subject: &Subject, scope: &Scope, transactional: bool) {
         self.tags
             .insert(tag(subject, &ScopeRef::from(scope)), transactional);
         self.any.store(true, Ordering::Relaxed);
@@ -198,15 +205,23 @@ impl Live {
             return None;
         }
         let subject = self.key.get()?.subject(dest);
-        let scopes = [
-            ("sender", ScopeRef::Sender(account, source)),
-            ("account", ScopeRef::Account(account)),
-            ("platform", ScopeRef::Platform),
-        ];
-        scopes.into_iter().find_map(|(word, scope)| {
-            let all = self.tags.get(tag(&subject, &scope))?;
-            (all || !transactional).then_some(word)
-        })
+        let mut scopes = None;
+        let mut found: Option<usize> = None;
+        self.tags.each(&subject, |there, all| {
+            // Nearly no number has an entry: what its tags would be is worked out for those alone.
+            let scopes = scopes.get_or_insert_with(|| {
+                [
+                    tag(&subject, &ScopeRef::Sender(account, source)),
+                    tag(&subject, &ScopeRef::Account(account)),
+                    tag(&subject, &ScopeRef::Platform),
+                ]
+            });
+            let at = scopes.iter().position(|t| *t == there);
+            if let Some(at) = at.filter(|_| all || !transactional) {
+                found = Some(found.map_or(at, |f| f.min(at)));
+            }
+        });
+        ["sender", "account", "platform"].get(found?).copied()
     }
 
     /// Counts a message under the abuse rules that are for its account; what trips goes to the engine, once until its case is
@@ -280,7 +295,7 @@ impl Live {
         }
         links.by_pair.insert(pair, id);
         links.order.push_back((at, pair));
-        self.any.store(true, Ordering::Relaxed);
+        self.linked.store(links.by_pair.len() as u64, Ordering::Relaxed);
     }
 
     /// The optional parameters of a message that answers one which had brought a link id along: its own and that one. `None`: it
@@ -291,7 +306,7 @@ impl Live {
         parts: &Parts<'_>,
         now_ms: u64,
     ) -> Option<Vec<u8>> {
-        if !self.any() {
+        if self.linked.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let id = self.take_link(account, parts.source, parts.dest, now_ms)?;
@@ -313,6 +328,7 @@ impl Live {
         }
         let pair = links.random.hash_one((account, dest, source));
         let found = links.by_pair.remove(&pair)?;
+        self.linked.store(links.by_pair.len() as u64, Ordering::Relaxed);
         (found.at_ms + LINK_KEEP_MS > now_ms).then_some(found)
     }
 }

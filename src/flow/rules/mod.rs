@@ -20,8 +20,7 @@ pub use change::{HeldView, RuleChange, RuleReply};
 pub use judge::{Explained, Judged, explain, judge, opens};
 pub(super) use live::{LinkId, capped};
 pub use live::{Live, NotThere, Trip};
-pub(super) use text::words_of;
-pub use text::{NewText, appended};
+pub use text::{NewText, appended, words_of};
 
 /// What becomes of a message outside its class's hours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
