@@ -1,6 +1,7 @@
 //! What a text may not say: words, addresses of the web, patterns. Searched in time that grows with the text alone, whatever the
 //! pattern (finite automata, no backtracking).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use regex::{Regex, RegexBuilder};
@@ -48,6 +49,8 @@ pub struct ContentRule {
     pub accounts: Vec<String>,
     /// What becomes of a message that it hits.
     pub action: Action,
+    /// Words and phrases, wherever they stand: whether they are whole is looked at where one is found.
+    words: Option<Regex>,
     patterns: Vec<Regex>,
 }
 
@@ -80,32 +83,30 @@ impl ContentRule {
         action: Action,
         patterns: &Patterns<'_>,
     ) -> Result<ContentRule, String> {
+        let compile = |p: &String| {
+            let built = RegexBuilder::new(p).size_limit(PATTERN_BYTES_MAX).build();
+            built.map_err(|e| e.to_string())
+        };
         let mut all = Vec::new();
-        let words: Vec<String> = patterns.words.iter().map(|w| phrase(w)).collect();
-        if !words.is_empty() {
-            all.push(format!(
-                r"(?i)(?:^|[^\p{{L}}\p{{N}}])(?:{})(?:$|[^\p{{L}}\p{{N}}])",
-                words.join("|")
-            ));
-        }
+        let mut words: Vec<String> = patterns.words.iter().map(|w| phrase(w)).collect();
+        // The longest first, so that a phrase is not hidden by its first word.
+        words.sort_by_key(|w| std::cmp::Reverse(w.len()));
+        let words = (!words.is_empty()).then(|| format!("(?i)(?:{})", words.join("|")));
         if !patterns.regex.is_empty() {
             all.push(patterns.regex.to_string());
         }
         if patterns.urls {
             all.push(URL.to_string());
         }
-        if all.is_empty() {
+        if all.is_empty() && words.is_none() {
             return Err("needs words, regex or urls".into());
         }
-        let compile = |p: &String| {
-            let built = RegexBuilder::new(p).size_limit(PATTERN_BYTES_MAX).build();
-            built.map_err(|e| e.to_string())
-        };
         Ok(ContentRule {
             name: name.into(),
             classes: classes.to_vec(),
             accounts: accounts.to_vec(),
             action,
+            words: words.as_ref().map(compile).transpose()?,
             patterns: all.iter().map(compile).collect::<Result<_, _>>()?,
         })
     }
@@ -120,8 +121,24 @@ impl ContentRule {
     /// Whether a text is hit.
     #[must_use]
     pub fn hits(&self, text: &str) -> bool {
-        self.patterns.iter().any(|p| p.is_match(text))
+        self.words.as_ref().is_some_and(|w| whole(w, text)) || self.patterns.iter().any(|p| p.is_match(text))
     }
+}
+
+/// Whether any of the words stands in the text whole: with no letter or digit before or behind it.
+fn whole(words: &Regex, text: &str) -> bool {
+    let mut from = 0;
+    while let Some(found) = words.find_at(text, from) {
+        let before = text.get(..found.start()).and_then(|t| t.chars().next_back());
+        let behind = text.get(found.end()..).and_then(|t| t.chars().next());
+        if !before.is_some_and(char::is_alphanumeric) && !behind.is_some_and(char::is_alphanumeric) {
+            return true;
+        }
+        // The next may begin within this one.
+        let first = text.get(found.start()..).and_then(|t| t.chars().next());
+        from = found.start() + first.map_or(1, char::len_utf8);
+    }
+    false
 }
 
 /// A phrase as a pattern: blanks between its words may be any.
@@ -130,16 +147,25 @@ fn phrase(words: &str) -> String {
     words.join(r"\s+")
 }
 
-/// A text as people read it; `None`: it is data.
+/// A text as people read it; `None`: it is data. Most are written in what ASCII and the default alphabet have in common, and are
+/// not copied then.
 #[must_use]
-pub fn decoded(data_coding: u8, octets: &[u8]) -> Option<String> {
+pub fn decoded(data_coding: u8, octets: &[u8]) -> Option<Cow<'_, str>> {
     let charset = match alphabet(data_coding) {
         Alphabet::Octet => return None,
         Alphabet::Ucs2 => Charset::Ucs2,
         Alphabet::Gsm7 if matches!(data_coding, 1 | 3) => Charset::Latin1,
         Alphabet::Gsm7 => Charset::Gsm7,
     };
-    Some(charset.decode(octets))
+    // 3GPP TS 23.038 §6.2.1: these stand where ASCII has them, in Latin-1 too.
+    let common = |c: &u8| matches!(c, b'\n' | b'\r' | b' '..=b'#' | b'%'..=b'?' | b'A'..=b'Z' | b'a'..=b'z');
+    if charset != Charset::Ucs2
+        && octets.iter().all(common)
+        && let Ok(text) = std::str::from_utf8(octets)
+    {
+        return Some(Cow::Borrowed(text));
+    }
+    Some(Cow::Owned(charset.decode(octets)))
 }
 
 #[cfg(test)]
@@ -162,6 +188,7 @@ mod tests {
         for hit in ["BET now", "a bet", "get Free\nMoney!", "bet", "(1.5X)"] {
             assert!(rule.hits(hit), "{hit}");
         }
+        assert!(rule.hits("betbet bet"), "behind one that is not whole");
         for miss in ["better", "alphabet", "free the money", "115x"] {
             assert!(!rule.hits(miss), "{miss}");
         }

@@ -11,7 +11,7 @@ type Fast = foldhash::fast::FixedState;
 #[derive(Debug)]
 pub struct Frequency {
     random: Random,
-    sent: HashMap<u64, Vec<u32>, Fast>,
+    sent: HashMap<u64, Times, Fast>,
     max: usize,
     swept_s: u32,
     /// Numbers that were not counted for lack of room.
@@ -40,22 +40,21 @@ impl Frequency {
         }
     }
 
-    /// Counts one more message to `whom` unless there have been `cap` within `span_s` seconds; whether it was counted. Give it
-    /// back with [`Frequency::give_back`] if it is not sent.
+    /// Counts one more message to `whom` unless there have been `cap` within `span_s` seconds; whether it may go. Give it back with
+    /// [`Frequency::give_back`] if it is not sent.
     pub fn take(&mut self, whom: &impl Hash, cap: u32, span_s: u32, now_s: u32) -> bool {
         let key = self.random.hash_one(whom);
-        let since = now_s.saturating_sub(span_s);
-        if !self.sent.contains_key(&key) && !self.room(span_s, now_s) {
+        if self.sent.len() >= self.max && !self.sent.contains_key(&key) && !self.room(span_s, now_s) {
             self.overflow += 1;
             return true;
         }
         let times = self.sent.entry(key).or_default();
-        times.retain(|t| *t > since || span_s > now_s);
-        if times.len() >= cap as usize {
-            return false;
+        times.retain(|t| within(t, span_s, now_s));
+        let few = times.len() < cap as usize;
+        if few {
+            times.push(now_s);
         }
-        times.push(now_s);
-        true
+        few
     }
 
     /// Counts a message that is on record, whatever the cap: after a restart.
@@ -72,10 +71,9 @@ impl Frequency {
     /// The last message counted was not sent after all.
     pub fn give_back(&mut self, whom: &impl Hash, at_s: u32) {
         let key = self.random.hash_one(whom);
-        if let Some(times) = self.sent.get_mut(&key)
-            && let Some(at) = times.iter().rposition(|t| *t == at_s)
-        {
-            times.remove(at);
+        if let Some(times) = self.sent.get_mut(&key) {
+            let at = times.all().rposition(|t| t == at_s);
+            at.into_iter().for_each(|at| times.remove(at));
         }
     }
 
@@ -83,8 +81,7 @@ impl Frequency {
     #[must_use]
     pub fn count(&self, whom: &impl Hash, span_s: u32, now_s: u32) -> usize {
         let times = self.sent.get(&self.random.hash_one(whom));
-        let since = now_s.saturating_sub(span_s);
-        times.map_or(0, |t| t.iter().filter(|t| **t > since || span_s > now_s).count())
+        times.map_or(0, |t| t.all().filter(|t| within(*t, span_s, now_s)).count())
     }
 
     /// Numbers counted at the moment.
@@ -103,11 +100,63 @@ impl Frequency {
     fn room(&mut self, span_s: u32, now_s: u32) -> bool {
         if self.sent.len() >= self.max && now_s >= self.swept_s.saturating_add(60) {
             self.swept_s = now_s;
-            let since = now_s.saturating_sub(span_s);
             self.sent
-                .retain(|_, times| times.last().is_some_and(|t| *t > since));
+                .retain(|_, times| times.all().any(|t| within(t, span_s, now_s)));
         }
         self.sent.len() < self.max
+    }
+}
+
+fn within(at_s: u32, span_s: u32, now_s: u32) -> bool {
+    span_s > now_s || at_s > now_s - span_s
+}
+
+/// Times of the last few messages to one number, the first three without a box: few caps are higher.
+#[derive(Debug, Default)]
+struct Times {
+    first: [u32; Times::FIRST],
+    len: u32,
+    more: Vec<u32>,
+}
+
+impl Times {
+    const FIRST: usize = 3;
+
+    fn len(&self) -> usize {
+        self.len as usize + self.more.len()
+    }
+
+    fn all(&self) -> impl DoubleEndedIterator<Item = u32> + ExactSizeIterator + '_ {
+        (0..self.len()).map(|at| match at.checked_sub(Times::FIRST) {
+            None => self.first[at],
+            Some(at) => self.more.get(at).copied().unwrap_or(0),
+        })
+    }
+
+    fn push(&mut self, at_s: u32) {
+        match self.first.get_mut(self.len as usize) {
+            Some(slot) => {
+                *slot = at_s;
+                self.len += 1;
+            }
+            None => self.more.push(at_s),
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        if self.all().all(&keep) {
+            return;
+        }
+        let kept: Vec<u32> = self.all().filter(|t| keep(*t)).collect();
+        *self = Times::default();
+        kept.into_iter().for_each(|t| self.push(t));
+    }
+
+    fn remove(&mut self, at: usize) {
+        let mut kept: Vec<u32> = self.all().collect();
+        kept.remove(at);
+        *self = Times::default();
+        kept.into_iter().for_each(|t| self.push(t));
     }
 }
 
@@ -240,6 +289,17 @@ mod tests {
         f.give_back(&who, 286_400);
         assert!(f.take(&who, 2, DAY, 286_401));
         assert_eq!(f.count(&who, DAY, 286_401), 2);
+    }
+
+    #[test]
+    fn a_cap_of_more_than_a_few_counts_as_exactly() {
+        let mut f = Frequency::default();
+        let taken = (0..12).filter(|n| f.take(&"x", 7, 100, 1_000 + n)).count();
+        assert_eq!((taken, f.count(&"x", 100, 1_011)), (7, 7));
+        assert!(!f.take(&"x", 7, 100, 1_099));
+        assert!(f.take(&"x", 7, 100, 1_100));
+        f.give_back(&"x", 1_100);
+        assert_eq!(f.count(&"x", 100, 1_100), 6);
     }
 
     #[test]

@@ -186,15 +186,18 @@ pub enum Found<'a> {
     Reserved,
 }
 
+/// Customers choose what is looked up, and operators what is there: nobody can make entries meet.
+type Fast = foldhash::quality::RandomState;
+
 /// Registrations and reserved names, looked up by address. Immutable; swapped whole.
 #[derive(Clone, Default)]
 pub struct Registry {
     senders: Vec<Sender>,
     /// By address in small letters.
-    by_id: HashMap<Vec<u8>, Vec<u32>>,
+    by_id: HashMap<Vec<u8>, Vec<u32>, Fast>,
     /// By what names in letters look like.
-    by_look: HashMap<String, Vec<u32>>,
-    reserved: HashMap<String, String>,
+    by_look: HashMap<String, Vec<u32>, Fast>,
+    reserved: HashMap<String, String, Fast>,
 }
 
 impl fmt::Debug for Registry {

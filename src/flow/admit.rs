@@ -71,15 +71,17 @@ pub fn admit(
         },
         ..*parts
     };
-    let judged = judge(gateway, policy, account, &spec, &parts, now_ms)?;
-    let segments = match &judged.text {
+    let judged = judged(gateway, policy, account, &spec, &parts, now_ms)?;
+    let judged = judged.as_deref();
+    let class = judged.map_or(0, |j| j.class);
+    let segments = match judged.and_then(|j| j.text.as_ref()) {
         Some(new) => {
             (parts.text, parts.tlvs) = (&new.text, &new.tlvs);
             new.segments
         }
         None => submission.segments.ok_or(Reject::TooLong)?,
     };
-    if let Some(source) = &judged.source {
+    if let Some(source) = judged.and_then(|j| j.source.as_deref()) {
         parts.source = source;
         (parts.flags.source_ton, parts.flags.source_npi) = types_of(source);
     }
@@ -90,14 +92,7 @@ pub fn admit(
         .routes
         .find(&spec.name, parts.source, dest.digits())
         .ok_or(Reject::NoRoute)?;
-    let quote = quote_as(
-        policy,
-        account,
-        &spec,
-        (judged.class, parts.dest),
-        segments,
-        now_ms,
-    )?;
+    let quote = quote_as(policy, account, &spec, (class, parts.dest), segments, now_ms)?;
     let period = within_quota(policy, account, &spec, segments, now_ms)?;
     let back = |reason| {
         if let Some(period) = period {
@@ -105,10 +100,10 @@ pub fn admit(
         }
         reason
     };
-    let capped = within_cap(gateway, policy, account, &judged, parts.dest, now_ms).map_err(back)?;
+    let capped = within_cap(gateway, policy, account, judged, parts.dest, now_ms).map_err(back)?;
     let hold = account.with_wallet(|w| w.hold(quote.price)).map_err(|_| {
         if capped {
-            give_cap_back(gateway, policy, account, &judged, parts.dest, now_ms);
+            give_cap_back(gateway, policy, account, judged, parts.dest, now_ms);
         }
         back(Reject::Balance)
     })?;
@@ -117,7 +112,7 @@ pub fn admit(
         parts.tlvs = tlvs;
     }
     let asked = parts.flags.priority & Flags::PRIORITY;
-    let level = policy.urgency.level(&spec.name, route, judged.class, asked);
+    let level = policy.urgency.level(&spec.name, route, class, asked);
     parts.flags = parts.flags.with_level(level);
     let message = Message::new(&parts);
     gateway.in_commit.fetch_add(1, Ordering::Relaxed);
@@ -132,13 +127,32 @@ pub fn admit(
         tariff: quote.version,
         charge_on: quote.tariff.charge_on,
         class: quote.class,
-        not_before_ms: judged.not_before_ms,
+        not_before_ms: judged.map_or(0, |j| j.not_before_ms),
         quota: period,
         wants: Wants::from_bits(parts.flags.registered_delivery),
         segments,
         route,
         message,
     })
+}
+
+/// What the rules make of a message; nothing where there are none, and then it costs next to nothing.
+fn judged(
+    gateway: &Gateway,
+    policy: &Policy,
+    account: &AccountState,
+    spec: &Account,
+    parts: &Parts<'_>,
+    now_ms: u64,
+) -> Result<Option<Box<Judged>>, Reject> {
+    if policy.rules.any() || gateway.live.any() {
+        return judge(gateway, policy, account, spec, parts, now_ms).map(|j| Some(Box::new(j)));
+    }
+    if spec.may_send_as(parts.source) {
+        Ok(None)
+    } else {
+        Err(Reject::Source)
+    }
 }
 
 /// TON and NPI of an address that has taken another's place: alphanumeric (5, 0), international (1, 1) or a short code (3, 0;
@@ -162,11 +176,11 @@ fn within_cap(
     gateway: &Gateway,
     policy: &Policy,
     account: &AccountState,
-    judged: &Judged,
+    judged: Option<&Judged>,
     dest: &[u8],
     now_ms: u64,
 ) -> Result<bool, Reject> {
-    let Some(rule) = judged.rule(&policy.rules) else {
+    let Some(rule) = judged.and_then(|j| j.rule(&policy.rules)) else {
         return Ok(false);
     };
     let whom = capped(account.id, rule, dest);
@@ -182,11 +196,11 @@ fn give_cap_back(
     gateway: &Gateway,
     policy: &Policy,
     account: &AccountState,
-    judged: &Judged,
+    judged: Option<&Judged>,
     dest: &[u8],
     now_ms: u64,
 ) {
-    if let Some(rule) = judged.rule(&policy.rules) {
+    if let Some(rule) = judged.and_then(|j| j.rule(&policy.rules)) {
         let whom = capped(account.id, rule, dest);
         lock(&gateway.live.frequency).give_back(&whom, (now_ms / 1_000) as u32);
     }

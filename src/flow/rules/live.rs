@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::super::ingress::lock;
 use super::{ClassRule, Rules};
-use crate::domain::frequency::{Frequency, PingPong, Watch};
+use crate::domain::frequency::{Counts, Frequency, PingPong, Watch};
 use crate::domain::message::{Parts, tlv};
 use crate::domain::sender::{Registry, Sender};
 use crate::domain::suppression::{Scope, ScopeRef, Subject, TagSet, tag};
@@ -72,7 +72,7 @@ pub struct Live {
     tags: TagSet,
     /// Messages to one number.
     pub(in crate::flow) frequency: Mutex<Frequency>,
-    watches: Mutex<HashMap<AccountId, Watch>>,
+    watches: Mutex<HashMap<AccountId, Watch, foldhash::fast::FixedState>>,
     pairs: Mutex<PingPong>,
     links: Mutex<Links>,
     /// How many there are, so that others need no lock to see that there is none.
@@ -228,7 +228,12 @@ impl Live {
     /// closed.
     pub(super) fn watch(&self, rules: &Rules, account: AccountId, name: &str, text: &[u8], now_ms: u64) {
         let now_s = (now_ms / 1_000) as u32;
-        let hash = foldhash::fast::FixedState::default().hash_one(text);
+        let texts = rules.abuse.iter().any(|r| r.counts == Counts::SameText);
+        let hash = if texts {
+            foldhash::fast::FixedState::default().hash_one(text)
+        } else {
+            0
+        };
         let mut watches = lock(&self.watches);
         for (at, rule) in rules.abuse.iter().enumerate() {
             if !rule.accounts.is_empty() && !rule.accounts.iter().any(|a| a == name) {
@@ -241,8 +246,8 @@ impl Live {
                     account,
                     rule: rule.name.clone(),
                     kind: match rule.counts {
-                        crate::domain::frequency::Counts::Messages => "velocity",
-                        crate::domain::frequency::Counts::SameText => "same-text",
+                        Counts::Messages => "velocity",
+                        Counts::SameText => "same-text",
                     },
                     count: u64::from(count),
                     span_s: rule.span_s,
