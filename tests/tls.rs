@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use smsconnect::config::{self, Config, Secret};
 use smsconnect::smpp::{self, Bind, CommandId, CommandStatus, Npi, RegisteredDelivery, ShortMessage, Ton};
 use smsconnect::tools::smsc::SmscOptions;
+use tokio_util::sync::CancellationToken;
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
 static BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -754,4 +755,42 @@ fn tls_never_falls_back_to_plain_text() {
         assert!(!contains(&got, "smsconnect"), "a plain system_id");
     }
     assert_eq!(upstream(&world)["bound"], 0);
+}
+
+#[test]
+fn the_load_generator_binds_through_tls_and_trusts_nobody_else() {
+    use smsconnect::tools::load::{LoadError, LoadOptions, Tls, run};
+    let authority = Authority::new("Authority");
+    let (world, addr) = sealed(&authority.vouches_for("localhost"), |_| {});
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let load = |name: &str| {
+        let options = LoadOptions {
+            connect: vec![addr],
+            system_id: "acme".into(),
+            password: PASSWORD.into(),
+            tls: Some(Tls::new(&ca, name)?),
+            binds: 2,
+            window: 10,
+            count: Some(200),
+            ..LoadOptions::default()
+        };
+        world
+            .runtime
+            .block_on(run(options, None, CancellationToken::new()))
+    };
+    assert!(
+        matches!(load("localhost"), Err(LoadError::Tls(_))),
+        "no such file"
+    );
+    authority.write(&ca);
+    let report = load("localhost").unwrap();
+    assert!(report.exactly_once && report.accepted == 200, "{report:?}");
+    assert!(
+        load("another.example").is_err(),
+        "its certificate is for another name"
+    );
+    Authority::new("Authority").write(&ca);
+    assert!(load("localhost").is_err(), "another authority of the same name");
+    world.reconciles();
 }
