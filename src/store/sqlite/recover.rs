@@ -431,21 +431,27 @@ fn account(r: &Row<'_>) -> rusqlite::Result<Account> {
     })
 }
 
-/// Reads rows of messages by key, from the journals newest first and then from what was carried forward.
+/// Reads rows of messages by key: from the journal whose keys begin next below, or from what was carried forward. Keys rise, so that
+/// no two journals overlap.
 pub(super) fn open_rows(
     conn: &Connection,
     keys: &[MessageKey],
     out: &mut dyn FnMut(Accepted),
 ) -> Result<(), StoreError> {
-    let mut tables: Vec<String> = journals(conn)
-        .map_err(fault)?
-        .into_iter()
-        .rev()
-        .map(|n| format!("SELECT * FROM accepted_{n} WHERE key = ?1"))
-        .collect();
-    tables.push("SELECT * FROM carried WHERE key = ?1".into());
+    let mut tables: Vec<(i64, String)> = Vec::new();
+    for n in journals(conn).map_err(fault)? {
+        let first: Option<i64> = conn
+            .prepare_cached(&format!("SELECT MIN(key) FROM accepted_{n}"))
+            .and_then(|mut s| s.query_row([], |r| r.get(0)))
+            .map_err(fault)?;
+        tables.extend(first.map(|first| (first, format!("SELECT * FROM accepted_{n} WHERE key = ?1"))));
+    }
+    tables.sort_unstable();
+    let carried = "SELECT * FROM carried WHERE key = ?1";
     for id in keys {
-        for table in &tables {
+        let at = tables.partition_point(|(first, _)| *first <= id.0 as i64);
+        let journal = at.checked_sub(1).and_then(|at| tables.get(at));
+        for table in journal.map(|(_, sql)| sql.as_str()).into_iter().chain([carried]) {
             let mut stmt = conn.prepare_cached(table).map_err(fault)?;
             let mut rows = stmt.query([id.0 as i64]).map_err(fault)?;
             if let Some(r) = rows.next().map_err(fault)? {
