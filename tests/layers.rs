@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("ids", &[], &[]),
     ("money", &[], &["thiserror"]),
+    ("country", &[], &[]),
     ("clock", &["ids"], &[]),
     ("text", &[], &["thiserror"]),
     ("kill", &[], &["nix"]),
     ("smpp", &["text"], &["bytes", "nom", "thiserror"]),
     ("session", &["smpp"], &[]),
-    ("domain", &["ids", "money", "text"], &["governor", "thiserror"]),
+    ("domain", &["ids", "money", "text"], &["governor", "jiff", "thiserror"]),
     (
         "store",
         &["domain", "ids", "money"],
@@ -55,7 +56,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "admin",
-        &["flow", "domain", "store", "ids", "money", "metrics"],
+        &["flow", "domain", "store", "ids", "money", "country", "metrics"],
         &[
             "tokio",
             "tokio_util",
@@ -70,7 +71,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "thiserror",
         ],
     ),
-    ("config", &["ids", "money"], &["toml", "serde", "csv", "jiff"]),
+    ("config", &["ids", "money", "country"], &["toml", "serde", "csv", "jiff"]),
     ("metrics", &["ids", "money"], &["metrics"]),
     (
         "tools",

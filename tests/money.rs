@@ -1015,6 +1015,8 @@ fn a_store_of_the_release_before_is_brought_up_with_its_open_holds() {
          DROP TABLE payment; DROP TABLE payout; DROP TABLE price; DROP TABLE tariff_version; DROP TABLE billing_line; DROP TABLE usage;
          ALTER TABLE account DROP COLUMN currency; ALTER TABLE account DROP COLUMN low_balance;
          ALTER TABLE account DROP COLUMN quota_day; ALTER TABLE account DROP COLUMN quota_month;
+         ALTER TABLE account DROP COLUMN allow_upstreams; ALTER TABLE account DROP COLUMN deny_upstreams;
+         ALTER TABLE account DROP COLUMN residency; DROP TABLE ported; DROP TABLE margin;
          ALTER TABLE wallet DROP COLUMN frozen; ALTER TABLE ledger DROP COLUMN line; ALTER TABLE carried DROP COLUMN line;
          ALTER TABLE segment_total DROP COLUMN tax; ALTER TABLE accepted_{live} DROP COLUMN line;
          PRAGMA user_version = 2;"

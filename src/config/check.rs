@@ -5,14 +5,14 @@ use std::collections::HashSet;
 use super::Config;
 use super::reader::{Faults, Places, join};
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     places: &'a Places,
     faults: &'a mut Faults,
 }
 
 impl Check<'_> {
     /// A fault at a key, or at its table where the key was not written.
-    fn fault(&mut self, path: &str, what: impl AsRef<str>) {
+    pub(super) fn fault(&mut self, path: &str, what: impl AsRef<str>) {
         let parent = path.rsplit_once('.').map_or("", |(p, _)| p);
         let line = self
             .places
@@ -41,7 +41,7 @@ const FINAL: &[&str] = &[
     "DELIVRD", "EXPIRED", "DELETED", "UNDELIV", "ACCEPTD", "UNKNOWN", "REJECTD",
 ];
 
-fn digits(text: &str) -> bool {
+pub(super) fn digits(text: &str) -> bool {
     text.bytes().all(|c| c.is_ascii_digit())
 }
 
@@ -68,12 +68,6 @@ pub const REASONS: &[&str] = &[
 pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     let mut k = Check { places, faults };
     customer(c, &mut k);
-    if !digits(&c.numbering.country_code) || c.numbering.country_code.len() > 3 {
-        k.fault(
-            "numbering.country_code",
-            "must be up to three digits, such as \"254\"",
-        );
-    }
     if c.privacy.require_dpa {
         k.fault(
             "privacy.require_dpa",
@@ -86,6 +80,7 @@ pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     admin(c, &mut k);
     upstreams(c, &mut k);
     routes(c, &mut k);
+    super::routing::check(c, &mut k);
     tariffs(c, &mut k);
     senders(c, &mut k);
     for reason in c.status.keys().filter(|r| !REASONS.contains(&r.as_str())) {
@@ -345,7 +340,7 @@ fn tariffs(c: &Config, k: &mut Check<'_>) {
                 "has no [[tariff.price]]: every destination would be refused",
             );
         }
-        let operators: HashSet<&str> = c.numbering.ranges.iter().map(|(_, o)| o.as_str()).collect();
+        let operators: HashSet<&str> = c.numbering.ranges.iter().map(|r| r.operator.as_str()).collect();
         let classes: HashSet<&str> = c.sender.iter().map(|s| s.class.as_str()).collect();
         let mut seen = HashSet::new();
         for (j, p) in t.price.iter().enumerate() {

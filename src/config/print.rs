@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Config;
+use super::{Config, routing};
 use crate::money::Money;
 
 /// Renders every key with the value in force.
@@ -52,10 +52,14 @@ pub fn print(c: &Config) -> String {
         o.join_timeout_ms
     ));
     put(format!(
-        "[privacy]\nrequire_dpa = {}\n\n[numbering]\ncountry_code = {:?}\nplan = {:?}\n\n[billing]\nutc_offset_min = {}\n",
+        "[privacy]\nrequire_dpa = {}\n\n[numbering]\ncountry_code = {:?}\nplan = {:?}\nported = {:?}\nmobile_only = {}\nlearned_keep_days = {}\nlearned_max = {}\n\n[billing]\nutc_offset_min = {}\n",
         c.privacy.require_dpa,
         c.numbering.country_code,
         path(&c.numbering.plan),
+        path(&c.numbering.ported),
+        c.numbering.mobile_only,
+        c.numbering.learned_keep_days,
+        c.numbering.learned_max,
         c.billing.utc_offset_min
     ));
     let s = &c.store;
@@ -154,17 +158,10 @@ pub fn print(c: &Config) -> String {
             u.tls_fingerprint,
             u.tls_name
         ));
+        put(routing::print_upstream(u));
     }
     for r in &c.route {
-        put(format!(
-            "\n[[route]]\nname = {:?}\nprefix = {}\naccount = {}\nsender = {}\nto = {}\nstrategy = {:?}",
-            r.name,
-            list(&r.prefix),
-            list(&r.account),
-            list(&r.sender),
-            list(&r.to),
-            r.strategy.word()
-        ));
+        put(routing::print_route(r));
     }
     for s in &c.sender {
         put(format!("\n[[sender]]\nid = {:?}\nclass = {:?}", s.id, s.class));

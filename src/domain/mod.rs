@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod address;
+pub mod hours;
 pub mod limit;
 pub mod message;
 pub mod outcome;

@@ -55,8 +55,7 @@ pub fn admit(
     let expires_ms = expiry(policy, submission, now_ms)?;
     let parts = &submission.parts;
     let dest = policy
-        .numbering
-        .complete(parts.dest, submission.national)
+        .destination(parts.dest, submission.national)
         .map_err(|_| Reject::Destination)?;
     let spec = account.spec();
     if !spec.may_send_as(parts.source) {
@@ -66,10 +65,11 @@ pub fn admit(
     if !account.within_rate(segments, now_ms) {
         return Err(Reject::Rate);
     }
-    let route = policy
-        .routes
-        .find(&spec.name, parts.source, dest.digits())
-        .ok_or(Reject::NoRoute)?;
+    let key = policy.route_key(&spec.name, parts.source, dest.digits(), now_ms);
+    let route = policy.routes.find(&key).ok_or(Reject::NoRoute)?;
+    if !gateway.authorised(policy, route, &spec) {
+        return Err(Reject::NoRoute);
+    }
     let addresses = (parts.source, dest.digits());
     let quote = quote(policy, account, &spec, addresses, segments, now_ms)?;
     let period = within_quota(policy, account, &spec, segments, now_ms)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::account::AccountState;
 use super::lane::Outgoing;
+use super::policy::Policy;
 use crate::domain::account::Account;
 use crate::domain::message::{Fragment, Message, Piece};
 use crate::domain::outcome::{ChargeOn, Wants};
@@ -384,6 +385,8 @@ pub enum Input {
     Submits {
         /// Whose.
         account: Arc<AccountState>,
+        /// The rules under which they were admitted, which others may have followed since.
+        policy: Arc<Policy>,
         /// In the order they came.
         items: Vec<Admitted>,
         /// Where the answers go.

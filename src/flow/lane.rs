@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::habits::{IdForm, IdHabits, UnknownStats};
 use super::ingress::{Signal, UpEvent, lock};
+use super::routing::{Offer, Quality};
 use crate::domain::message::{Message, Piece};
 use crate::ids::{MessageKey, UpstreamId};
 
@@ -107,6 +108,8 @@ pub struct UpstreamOptions {
     pub id_form: Option<IdForm>,
     /// Parts that customers have cut are put together for it.
     pub rejoins: bool,
+    /// What it is to routing.
+    pub offer: Offer,
 }
 
 /// A bind, for listing.
@@ -167,6 +170,10 @@ pub struct Upstream {
     pub habits: IdHabits,
     /// Words of its receipts that stand for no state we know.
     pub unknown_stats: UnknownStats,
+    /// How much of what it took it has delivered lately.
+    pub quality: Quality,
+    /// It is no longer in the config: nothing goes to it any more.
+    retired: AtomicBool,
     /// Its binds.
     pub binds: Vec<BindInfo>,
     /// Accepted by the SMSC since the start.
@@ -222,6 +229,8 @@ impl Upstream {
             id,
             habits: IdHabits::new(options.id_form),
             unknown_stats: UnknownStats::default(),
+            quality: Quality::default(),
+            retired: AtomicBool::new(false),
             options,
             lane: Mutex::default(),
             enabled: AtomicBool::new(true),
@@ -236,10 +245,22 @@ impl Upstream {
         }
     }
 
+    /// Takes it out of routing for good: it is no longer in the config, or another has taken its place.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.turns.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether [`Upstream::retire`] was called.
+    #[must_use]
+    pub fn retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
     /// Can send now.
     #[must_use]
     pub fn live(&self) -> bool {
-        self.enabled() && self.senders.load(Ordering::Acquire) > 0
+        !self.retired() && self.enabled() && self.senders.load(Ordering::Acquire) > 0
     }
 
     /// Switched on.
@@ -692,6 +713,7 @@ mod tests {
             unknown_resend_max: 1,
             id_form: None,
             rejoins: false,
+            offer: super::Offer::default(),
         };
         Upstream::new(UpstreamId(0), options, 1)
     }

@@ -19,6 +19,7 @@ mod lookup;
 mod outbox;
 mod policy;
 mod quote;
+mod routing;
 
 pub use account::{AccountState, Accounts};
 pub use admit::{Submission, admit};
@@ -35,3 +36,4 @@ pub use lookup::{Found, Job, Lookups};
 pub use outbox::{OutItem, Outbox, Payload};
 pub use policy::{InboundRule, Policy};
 pub use quote::{Quote, quote};
+pub use routing::{Ask, Offer, Quality, Upstreams};

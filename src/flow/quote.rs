@@ -42,7 +42,7 @@ pub fn quote(
     let class = policy.class_of(source);
     let key = PriceKey {
         number: dest,
-        operator: policy.plan.operator(dest),
+        operator: policy.operator(dest),
         class: policy.class_name(class),
         at_ms: now_ms,
     };

@@ -294,10 +294,9 @@ impl Plan {
         let route = |prefix: &str, to: &[u16], strategy| Route {
             name: prefix.into(),
             prefixes: vec![prefix.into()],
-            accounts: Vec::new(),
-            senders: Vec::new(),
             to: to.iter().map(|n| UpstreamId(*n)).collect(),
             strategy,
+            ..Route::default()
         };
         let both = if self.round_robin {
             Strategy::RoundRobin
@@ -343,6 +342,7 @@ impl Plan {
                 unknown_resend_max: 2,
                 id_form: None,
                 rejoins: false,
+                offer: smsconnect::flow::Offer::default(),
             };
             Arc::new(Upstream::new(UpstreamId(n as u16), options, self.binds[n].len()))
         };
@@ -375,7 +375,7 @@ impl Plan {
 
     pub fn link(&self, gateway: &Gateway, n: usize) -> Arc<LinkOptions> {
         Arc::new(LinkOptions {
-            upstream: Arc::clone(&gateway.upstreams[n]),
+            upstream: Arc::clone(&gateway.upstreams()[n]),
             addresses: Vec::new(),
             system_id: format!("gw{n}"),
             password: "secret".into(),

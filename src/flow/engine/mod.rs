@@ -410,9 +410,10 @@ impl<S: Store> Engine<S> {
         match input {
             Input::Submits {
                 account,
+                policy,
                 items,
                 reply,
-            } => self.submits(account, items, reply),
+            } => self.submits(account, &policy, items, reply),
             Input::Upstream {
                 upstream,
                 events,

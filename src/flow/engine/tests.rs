@@ -78,10 +78,9 @@ fn policy() -> Policy {
     let route = Route {
         name: "all".into(),
         prefixes: vec![String::new()],
-        accounts: Vec::new(),
-        senders: Vec::new(),
         to: vec![UpstreamId(0), UpstreamId(1)],
         strategy: Strategy::RoundRobin,
+        ..Route::default()
     };
     Policy {
         numbering: Numbering {
@@ -102,6 +101,7 @@ fn policy() -> Policy {
             join: true,
         }],
         plan: NumberPlan::default(),
+        mobile_only: false,
         classes: vec![String::new()],
         senders: HashMap::new(),
         day_offset_min: 0,
@@ -128,6 +128,7 @@ fn gateway() -> Arc<Gateway> {
             unknown_resend_max: 1,
             id_form: None,
             rejoins: false,
+            offer: crate::flow::Offer::default(),
         };
         let upstream = Upstream::new(UpstreamId(id), options, 1);
         upstream.sender_up(0);
@@ -331,6 +332,7 @@ impl World {
         if !items.is_empty() {
             self.gateway.ingress.put(Input::Submits {
                 account,
+                policy,
                 items,
                 reply: Arc::clone(&self.customer),
             });
@@ -347,7 +349,7 @@ impl World {
 
     /// A bind takes what its window allows.
     fn take(&mut self, n: usize) {
-        let upstream = Arc::clone(&self.gateway.upstreams[n]);
+        let upstream = Arc::clone(&self.gateway.upstreams()[n]);
         let max = 1 + self.random.below(8);
         let taken = upstream.take(0, max, now());
         let mut events: Vec<UpEvent> = taken
@@ -370,7 +372,7 @@ impl World {
         }
         let at = self.random.below(self.flying[n].len());
         let message = self.flying[n].remove(at);
-        let upstream = Arc::clone(&self.gateway.upstreams[n]);
+        let upstream = Arc::clone(&self.gateway.upstreams()[n]);
         let what = if friendly { 9 } else { self.random.below(12) };
         let events = match what {
             0 => vec![UpEvent::Failed {

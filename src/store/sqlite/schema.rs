@@ -35,6 +35,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::Journals(V2, v2_journal),
     Migration::Journals(V3, v3_journal),
     Migration::Code(holds_into_ledger),
+    Migration::Sql(ROUTING),
 ];
 
 const V1: &str = r"
@@ -161,6 +162,19 @@ CREATE TABLE usage(
 fn v3_journal(segment: i64) -> String {
     format!("ALTER TABLE accepted_{segment} ADD COLUMN line INTEGER NOT NULL DEFAULT 0;")
 }
+
+/// Which upstreams may carry an account's messages; numbers whose operator receipts have shown; what upstreams cost.
+const ROUTING: &str = r"
+ALTER TABLE account ADD COLUMN allow_upstreams TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN deny_upstreams TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN residency TEXT NOT NULL DEFAULT '';
+CREATE TABLE ported(
+  number INTEGER PRIMARY KEY, operator TEXT NOT NULL, denied TEXT NOT NULL, upstream INTEGER NOT NULL, at INTEGER NOT NULL);
+CREATE TABLE margin(
+  day INTEGER NOT NULL, line INTEGER NOT NULL, upstream INTEGER NOT NULL, currency TEXT NOT NULL, count INTEGER NOT NULL,
+  segments INTEGER NOT NULL, price INTEGER NOT NULL, cost INTEGER NOT NULL,
+  PRIMARY KEY(day, line, upstream, currency)) WITHOUT ROWID;
+";
 
 /// Releases before kept holds out of the ledger: those of messages that are open now go in.
 fn holds_into_ledger(conn: &Connection) -> rusqlite::Result<()> {
