@@ -347,7 +347,10 @@ fn found_open(store: &mut SqliteStore) -> BTreeSet<u64> {
     store
         .recover(&mut |record| match record {
             Record::Accepted(a) => {
-                assert!(!waits.contains(&a.key.0), "nothing follows of a message that waits");
+                assert!(
+                    !waits.contains(&a.key.0),
+                    "nothing follows of a message that waits"
+                );
                 open.insert(a.key.0);
             }
             Record::Awaiting(a, _) => {

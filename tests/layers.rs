@@ -14,7 +14,11 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("kill", &[], &["nix"]),
     ("smpp", &["text"], &["bytes", "nom", "thiserror"]),
     ("session", &["smpp"], &[]),
-    ("domain", &["ids", "money", "text"], &["governor", "jiff", "thiserror"]),
+    (
+        "domain",
+        &["ids", "money", "text"],
+        &["governor", "jiff", "thiserror"],
+    ),
     (
         "store",
         &["domain", "ids", "money"],
@@ -71,7 +75,11 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "thiserror",
         ],
     ),
-    ("config", &["ids", "money", "country"], &["toml", "serde", "csv", "jiff"]),
+    (
+        "config",
+        &["ids", "money", "country"],
+        &["toml", "serde", "csv", "jiff"],
+    ),
     ("metrics", &["ids", "money"], &["metrics"]),
     (
         "tools",

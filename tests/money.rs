@@ -128,7 +128,11 @@ fn operator_prefix_class_and_time_decide_the_price() {
     let later = 4_000_000_000_000;
     let (world, _script, _smsc, mut p) = linked(|c| {
         c.numbering.ranges = [("25471", "safaricom"), ("25473", "airtel")]
-            .map(|(prefix, operator)| (prefix.into(), operator.into()))
+            .map(|(prefix, operator)| config::Range {
+                prefix: prefix.into(),
+                operator: operator.into(),
+                ..config::Range::default()
+            })
             .into();
         c.sender = vec![config::Sender {
             id: "DEALS".into(),

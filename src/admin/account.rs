@@ -195,7 +195,11 @@ fn fields(context: &Context, p: &mut Params, f: &mut Fields) -> Result<(), Fault
     f.allow_upstreams = upstreams(context, p, "allow_upstreams")?;
     f.deny_upstreams = upstreams(context, p, "deny_upstreams")?;
     f.residency = p.text("residency")?;
-    if let Some(code) = f.residency.as_ref().filter(|c| !c.is_empty() && !country::is_iso(c)) {
+    if let Some(code) = f
+        .residency
+        .as_ref()
+        .filter(|c| !c.is_empty() && !country::is_iso(c))
+    {
         return Err(Fault::validation(
             "residency",
             format!("{code:?} is no country; write the ISO 3166 code in capitals, such as KE"),

@@ -1,7 +1,7 @@
 //! session.*, upstream.*, queue.*, stats.*, server.*
 
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 

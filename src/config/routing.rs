@@ -109,7 +109,11 @@ fn days(text: &str) -> Option<u8> {
     Some((0..=count).fold(0, |bits, n| bits | 1 << ((from + n) % 7)))
 }
 
-pub(super) fn upstream(r: &mut Reader<'_, '_>, u: &mut Upstream, price: fn(&mut Reader<'_, '_>, &'static str) -> Money) {
+pub(super) fn upstream(
+    r: &mut Reader<'_, '_>,
+    u: &mut Upstream,
+    price: fn(&mut Reader<'_, '_>, &'static str) -> Money,
+) {
     r.text("country", &mut u.country);
     r.text("operator", &mut u.operator);
     r.numbers("ported_errors", 0xFFFF, &mut u.ported_errors);
@@ -139,17 +143,26 @@ pub(super) fn check(c: &Config, k: &mut Check<'_>) {
     }
     let operators: HashSet<&str> = n.ranges.iter().map(|r| r.operator.as_str()).collect();
     if operators.len() > tables::OPERATORS_MAX {
-        k.fault("numbering.plan", format!("names more than {} operators", tables::OPERATORS_MAX));
+        k.fault(
+            "numbering.plan",
+            format!("names more than {} operators", tables::OPERATORS_MAX),
+        );
     }
     for (i, u) in c.upstream.iter().enumerate() {
         let path = |key: &str| format!("upstream[{i}].{key}");
         if u.name.contains(',') {
-            k.fault(&path("name"), "must not contain a comma: accounts list names with commas between");
+            k.fault(
+                &path("name"),
+                "must not contain a comma: accounts list names with commas between",
+            );
         }
         if !u.country.is_empty() && !country::is_iso(&u.country) {
             k.fault(
                 &path("country"),
-                format!("{:?} is no country; write the ISO 3166 code in capitals, such as \"KE\"", u.country),
+                format!(
+                    "{:?} is no country; write the ISO 3166 code in capitals, such as \"KE\"",
+                    u.country
+                ),
             );
         }
         operator(&path("operator"), &u.operator, &operators, k);
@@ -159,8 +172,13 @@ pub(super) fn check(c: &Config, k: &mut Check<'_>) {
                 "needs operator: whose subscriber the number is not",
             );
         }
-        if !u.currency.is_empty() && (u.currency.len() != 3 || !u.currency.bytes().all(|b| b.is_ascii_uppercase())) {
-            k.fault(&path("currency"), "must be three capital letters, such as \"KES\"");
+        if !u.currency.is_empty()
+            && (u.currency.len() != 3 || !u.currency.bytes().all(|b| b.is_ascii_uppercase()))
+        {
+            k.fault(
+                &path("currency"),
+                "must be three capital letters, such as \"KES\"",
+            );
         }
         if u.currency.is_empty() && !u.cost.is_empty() {
             k.fault(&path("currency"), "is missing; costs need one, such as \"KES\"");
@@ -173,7 +191,10 @@ pub(super) fn check(c: &Config, k: &mut Check<'_>) {
             }
             operator(&path("operator"), &cost.operator, &operators, k);
             if !seen.insert((&cost.prefix, &cost.operator)) {
-                k.fault(&path("cost"), "there is another cost for the same prefix and operator");
+                k.fault(
+                    &path("cost"),
+                    "there is another cost for the same prefix and operator",
+                );
             }
         }
     }
@@ -196,7 +217,11 @@ fn route_of(c: &Config, i: usize, r: &Route, operators: &HashSet<&str>, k: &mut 
     for name in &r.operator {
         operator(&path("operator"), name, operators, k);
     }
-    for class in r.class.iter().filter(|c2| !c.sender.iter().any(|s| s.class == **c2)) {
+    for class in r
+        .class
+        .iter()
+        .filter(|c2| !c.sender.iter().any(|s| s.class == **c2))
+    {
         k.fault(&path("class"), format!("no [[sender]] is of the class {class:?}"));
     }
     if r.days == 0 {
@@ -244,7 +269,10 @@ fn weights(r: &Route, path: &impl Fn(&str) -> String, k: &mut Check<'_>) {
             ),
         );
     } else if r.weights.contains(&0) {
-        k.fault(&path("weights"), "must not be 0; leave the upstream out of to instead");
+        k.fault(
+            &path("weights"),
+            "must not be 0; leave the upstream out of to instead",
+        );
     }
 }
 

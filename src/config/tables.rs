@@ -66,21 +66,24 @@ impl Table {
         let file = path.display().to_string();
         let open = ReaderBuilder::new()
             .trim(Trim::All)
-            .comment(Some(b'#'))
             .flexible(true)
+            .has_headers(false)
             .from_path(path);
         let mut reader = open.map_err(|e| vec![format!("{file}: {e}")])?;
-        let headers = reader
-            .headers()
-            .map_err(|e| vec![format!("{file}:1: {e}")])?
-            .clone();
+        let mut headers = ByteRecord::new();
+        while reader
+            .read_byte_record(&mut headers)
+            .map_err(|e| vec![format!("{file}: {e}")])?
+            && headers.get(0).is_some_and(|f| f.starts_with(b"#"))
+        {}
+        let line = headers.position().map_or(1, csv::Position::line);
         let mut places = Vec::new();
         let mut faults = Vec::new();
         for name in columns {
             let (name, may_miss) = name.strip_prefix('?').map_or((*name, false), |n| (n, true));
-            let at = headers.iter().position(|h| h == name);
+            let at = headers.iter().position(|h| h == name.as_bytes());
             if at.is_none() && !may_miss {
-                faults.push(format!("{file}:1: has no column {name:?}"));
+                faults.push(format!("{file}:{line}: has no column {name:?}"));
             }
             places.push(at);
         }
@@ -101,6 +104,8 @@ impl Table {
         loop {
             match self.reader.read_byte_record(&mut record) {
                 Ok(false) => return,
+                // The reader's own comments would shift the numbers of the lines behind them.
+                Ok(true) if record.get(0).is_some_and(|f| f.starts_with(b"#")) => continue,
                 Ok(true) => {}
                 Err(e) => {
                     self.faults.push(format!("{}: {e}", self.file));
@@ -117,8 +122,10 @@ impl Table {
                 let line = record.position().map_or(0, csv::Position::line);
                 self.faults.push(format!("{}:{line}: {what}", self.file));
                 if self.faults.len() >= FAULTS_MAX {
-                    self.faults
-                        .push(format!("{}: and more; the first {FAULTS_MAX} are named", self.file));
+                    self.faults.push(format!(
+                        "{}: and more; the first {FAULTS_MAX} are named",
+                        self.file
+                    ));
                     return;
                 }
             }
@@ -168,7 +175,9 @@ pub(super) fn ranges(path: &Path) -> Result<Vec<Range>, Vec<String>> {
                 .parse()
                 .ok()
                 .filter(|n| (7..=15).contains(n) && usize::from(*n) >= prefix.len())
-                .ok_or_else(|| format!("{n:?} is no number of digits: 7 to 15, and not less than the prefix has"))?,
+                .ok_or_else(|| {
+                    format!("{n:?} is no number of digits: 7 to 15, and not less than the prefix has")
+                })?,
         };
         if seen.insert(prefix.into(), ()).is_some() {
             return Err(format!("{prefix} is listed twice"));
@@ -197,8 +206,7 @@ pub(super) fn ported(path: &Path, known: &[Range]) -> Result<Ported, Vec<String>
         .ok()
         .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
     let written = written.map_or(0, |d| (d.as_secs() / 86_400).min(u64::from(u16::MAX)) as u16);
-    let mut places: HashMap<&str, Option<u16>> =
-        known.iter().map(|r| (r.operator.as_str(), None)).collect();
+    let mut places: HashMap<&str, Option<u16>> = known.iter().map(|r| (r.operator.as_str(), None)).collect();
     let mut out = Ported {
         digest: 0xCBF2_9CE4_8422_2325,
         ..Ported::default()

@@ -289,7 +289,11 @@ mod tests {
         a.residency = "KE".into();
         assert_eq!(a.permits("saf", "KE"), Ok(()));
         assert_eq!(a.permits("world", "GB"), Err(Barred::Residency));
-        assert_eq!(a.permits("world", ""), Err(Barred::Residency), "nobody has said where");
+        assert_eq!(
+            a.permits("world", ""),
+            Err(Barred::Residency),
+            "nobody has said where"
+        );
         a.allow_upstreams = vec!["saf".into(), "airtel".into()];
         assert_eq!(a.permits("telkom", "KE"), Err(Barred::NotAuthorised));
         a.deny_upstreams = vec!["saf".into()];

@@ -291,7 +291,11 @@ mod tests {
     fn numbers_outside_the_plan_are_not_mobile() {
         let plan = kenya();
         assert_eq!(plan.mobile(b"254712345678"), Ok(()));
-        assert_eq!(plan.mobile(b"254201234567"), Err(NotMobile::Range), "Nairobi landline");
+        assert_eq!(
+            plan.mobile(b"254201234567"),
+            Err(NotMobile::Range),
+            "Nairobi landline"
+        );
         assert_eq!(plan.mobile(b"25471234567"), Err(NotMobile::Digits));
         assert_eq!(plan.mobile(b"2547123456789"), Err(NotMobile::Digits));
     }

@@ -376,7 +376,10 @@ fn open(route: &Route, key: &RouteKey<'_>) -> bool {
 }
 
 /// Numbers of names, new ones counted up from 1; of no names [`ANY`].
-fn numbered<K: std::hash::Hash + Eq>(known: &mut HashMap<K, u32>, names: impl Iterator<Item = K>) -> Vec<u32> {
+fn numbered<K: std::hash::Hash + Eq>(
+    known: &mut HashMap<K, u32>,
+    names: impl Iterator<Item = K>,
+) -> Vec<u32> {
     let mut out = Vec::new();
     for name in names {
         let next = known.len() as u32 + 1;
@@ -443,7 +446,10 @@ mod tests {
         assert_eq!(name(key("b", "X", "447700900123")).as_deref(), Some("all"));
         assert_eq!(name(day(key("b", "X", "254712345678"))).as_deref(), Some("kenya"));
         assert_eq!(name(key("b", "X", "254712345678")).as_deref(), Some("night"));
-        assert_eq!(name(key("acme", "X", "254712345678")).as_deref(), Some("kenya-acme"));
+        assert_eq!(
+            name(key("acme", "X", "254712345678")).as_deref(),
+            Some("kenya-acme")
+        );
         assert_eq!(
             name(key("acme", "bank", "254712345678")).as_deref(),
             Some("saf-bank"),
@@ -453,11 +459,7 @@ mod tests {
             class: "promotional",
             ..key("b", "X", "254712345678")
         };
-        assert_eq!(
-            name(promo).as_deref(),
-            Some("promo"),
-            "a class beats hours"
-        );
+        assert_eq!(name(promo).as_deref(), Some("promo"), "a class beats hours");
         let ported = RouteKey {
             operator: "airtel",
             ..key("acme", "bank", "254712345678")

@@ -299,7 +299,7 @@ pub enum ControlError {
 #[derive(Debug, Clone)]
 pub enum ControlReply {
     /// The account as it is now.
-    Account(Account),
+    Account(Box<Account>),
     /// The payment on record, and whether it had been there before.
     Payment(Payment, bool),
     /// The payout on record, and whether it had been there before.

@@ -91,7 +91,10 @@ impl Policy {
     /// # Errors
     /// Why not, for people.
     pub fn destination(&self, address: &[u8], national: bool) -> Result<Msisdn, &'static str> {
-        let dest = self.numbering.complete(address, national).map_err(BadNumber::why)?;
+        let dest = self
+            .numbering
+            .complete(address, national)
+            .map_err(BadNumber::why)?;
         let code = self.numbering.country_code.as_bytes();
         let checked = self.mobile_only && !self.plan.is_empty() && !code.is_empty();
         if checked && dest.digits().starts_with(code) {

@@ -122,7 +122,10 @@ impl Gateway {
         let Some(route) = policy.routes.get(route) else {
             return false;
         };
-        account.unbarred() || Self::permitted(&self.upstreams(), route, account).next().is_some()
+        account.unbarred()
+            || Self::permitted(&self.upstreams(), route, account)
+                .next()
+                .is_some()
     }
 
     /// Picks the upstream for a message by its route's strategy, among those that can send and that the account may use. If none
