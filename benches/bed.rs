@@ -22,10 +22,9 @@ pub fn world(lines: u32, tps: u32) -> (Arc<Gateway>, Arc<Live>) {
     let route = |prefixes: Vec<String>| Route {
         name: "r".into(),
         prefixes,
-        accounts: Vec::new(),
-        senders: Vec::new(),
         to: vec![UpstreamId(0)],
         strategy: Strategy::Failover,
+        ..Route::default()
     };
     let mut routes = vec![route(vec!["254".into()])];
     let mut prices = vec![PriceRule {

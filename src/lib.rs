@@ -5,7 +5,7 @@
 //!
 //! Data flows one way; a lower layer may use a higher one of this list, never the reverse (`tests/layers.rs` checks it):
 //!
-//! 1. [`ids`], [`money`], [`text`], [`clock`] – values that everybody uses; [`clock`] alone reads the time.
+//! 1. [`ids`], [`money`], [`text`], [`country`], [`clock`] – values that everybody uses; [`clock`] alone reads the time.
 //! 2. [`smpp`] – octets and PDUs, no state. [`session`] – one SMPP session as a machine without I/O, for both sides.
 //! 3. [`domain`] – decisions: numbers, routes, prices, wallets, limits. Pure; knows no SMPP and no SQL.
 //! 4. [`store`] – durable storage behind a small trait; SQLite today.
@@ -20,6 +20,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod country;
 pub mod daemon;
 pub mod domain;
 pub mod flow;

@@ -459,7 +459,7 @@ fn damage_of_every_kind_is_found() {
         // The same without any message: an account of its own.
         ("INSERT INTO account SELECT 7, 'x', 'x', password_hash, tariff, tps, window, max_binds, allow_ips, senders, bind, state,
             credit_limit, created_at, deliver_as, receipts, alphabet, transliterate, outbind, outbind_password, certificates,
-            currency, low_balance, quota_day, quota_month
+            currency, low_balance, quota_day, quota_month, allow_upstreams, deny_upstreams, residency
           FROM account WHERE id = 1; INSERT INTO wallet VALUES(7, -800000, 0, 0, 0);
           INSERT INTO ledger VALUES(NULL, 1, 7, 'wallet', 'revenue', 800000, 1, 'charge', '', 0)".into(), "messages cost"),
         ("DELETE FROM closed_1 WHERE key = (SELECT max(key) FROM closed_1)".into(), "sealed"),

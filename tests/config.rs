@@ -43,6 +43,8 @@ fn the_reference_equals_the_defaults() {
         address: up.address.clone(),
         system_id: up.system_id.clone(),
         password: up.password.clone(),
+        currency: up.currency.clone(),
+        cost: up.cost.clone(),
         ..config::Upstream::default()
     };
     assert_eq!(*up, default);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("ids", &[], &[]),
     ("money", &[], &["thiserror"]),
+    ("country", &[], &[]),
     ("clock", &["ids"], &[]),
     ("text", &[], &["thiserror"]),
     ("kill", &[], &["nix"]),
@@ -16,7 +17,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     (
         "domain",
         &["ids", "money", "text"],
-        &["foldhash", "governor", "regex", "thiserror"],
+        &["foldhash", "governor", "jiff", "regex", "thiserror"],
     ),
     (
         "store",
@@ -59,7 +60,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "admin",
-        &["flow", "domain", "store", "ids", "money", "metrics"],
+        &["flow", "domain", "store", "ids", "money", "country", "metrics"],
         &[
             "tokio",
             "tokio_util",
@@ -77,7 +78,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "config",
-        &["ids", "money"],
+        &["ids", "money", "country"],
         &["toml", "serde", "csv", "jiff", "regex"],
     ),
     ("metrics", &["ids", "money"], &["metrics"]),

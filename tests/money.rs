@@ -136,7 +136,11 @@ fn operator_prefix_class_and_time_decide_the_price() {
     let later = 4_000_000_000_000;
     let (world, _script, _smsc, mut p) = linked(|c| {
         c.numbering.ranges = [("25471", "safaricom"), ("25473", "airtel")]
-            .map(|(prefix, operator)| (prefix.into(), operator.into()))
+            .map(|(prefix, operator)| config::Range {
+                prefix: prefix.into(),
+                operator: operator.into(),
+                ..config::Range::default()
+            })
             .into();
         c.sender = vec![config::Sender {
             id: "DEALS".into(),
@@ -1027,6 +1031,8 @@ fn a_store_of_the_release_before_is_brought_up_with_its_open_holds() {
          DROP TABLE payment; DROP TABLE payout; DROP TABLE price; DROP TABLE tariff_version; DROP TABLE billing_line; DROP TABLE usage;
          ALTER TABLE account DROP COLUMN currency; ALTER TABLE account DROP COLUMN low_balance;
          ALTER TABLE account DROP COLUMN quota_day; ALTER TABLE account DROP COLUMN quota_month;
+         ALTER TABLE account DROP COLUMN allow_upstreams; ALTER TABLE account DROP COLUMN deny_upstreams;
+         ALTER TABLE account DROP COLUMN residency; DROP TABLE ported; DROP TABLE margin;
          ALTER TABLE wallet DROP COLUMN frozen; ALTER TABLE ledger DROP COLUMN line; ALTER TABLE carried DROP COLUMN line;
          ALTER TABLE segment_total DROP COLUMN tax; ALTER TABLE accepted_{live} DROP COLUMN line;
          DROP TABLE sender; DROP TABLE suppression; DROP TABLE subject_key; DROP TABLE abuse_case;

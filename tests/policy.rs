@@ -98,15 +98,22 @@ fn delivered(smsc: &mut Peer, sm: &ShortMessage<'_>) {
     assert_eq!(smsc.expect(CommandId::DELIVER_SM_RESP).status, ROK);
 }
 
+fn range(prefix: &str, operator: &str) -> config::Range {
+    config::Range {
+        prefix: prefix.into(),
+        operator: operator.into(),
+        mcc: String::new(),
+        mnc: String::new(),
+        digits: 0,
+    }
+}
+
 // Senders.
 
 #[test]
 fn a_sender_over_the_admin_socket_is_in_force_for_live_sessions_and_after_a_restart() {
     let (mut world, script, mut smsc, mut p) = linked(|c| {
-        c.numbering.ranges = vec![
-            ("2547".into(), "safaricom".into()),
-            ("2541".into(), "airtel".into()),
-        ];
+        c.numbering.ranges = vec![range("2547", "safaricom"), range("2541", "airtel")];
         c.rules.senders.require = true;
         c.rules.senders.reserved = vec!["M-PESA".into()];
     });
@@ -418,10 +425,7 @@ fn the_key_of_numbers_is_made_once_and_a_store_is_not_opened_without_it() {
 fn a_promotional_message_outside_its_hours_is_held_or_refused() {
     let (world, _script, mut smsc, mut p) = linked(|c| {
         c.sender = vec![sender("DEALS", "promotional"), sender("CODES", "transactional")];
-        c.numbering.ranges = vec![
-            ("2547".into(), "safaricom".into()),
-            ("2541".into(), "airtel".into()),
-        ];
+        c.numbering.ranges = vec![range("2547", "safaricom"), range("2541", "airtel")];
         let closed = |operator: &str, outside| rules::Class {
             operator: operator.into(),
             window: closed_now(),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::params::Params;
 use super::{Context, Fault, time};
+use crate::country;
 use crate::domain::account::{
     Account, AccountState as Standing, Alphabet, BindAllowed, DeliverAs, Receipts, parse_net,
 };
@@ -129,6 +130,9 @@ struct Fields {
     low_balance: Option<Money>,
     quota_day: Option<u64>,
     quota_month: Option<u64>,
+    allow_upstreams: Option<Vec<String>>,
+    deny_upstreams: Option<Vec<String>>,
+    residency: Option<String>,
 }
 
 impl Fields {
@@ -155,6 +159,9 @@ impl Fields {
         set(&mut a.low_balance, self.low_balance);
         set(&mut a.quota_day, self.quota_day);
         set(&mut a.quota_month, self.quota_month);
+        set(&mut a.allow_upstreams, self.allow_upstreams);
+        set(&mut a.deny_upstreams, self.deny_upstreams);
+        set(&mut a.residency, self.residency);
     }
 }
 
@@ -185,6 +192,19 @@ fn fields(context: &Context, p: &mut Params, f: &mut Fields) -> Result<(), Fault
     }
     f.quota_day = p.number("quota_day", 0, QUOTA_MAX)?;
     f.quota_month = p.number("quota_month", 0, QUOTA_MAX)?;
+    f.allow_upstreams = upstreams(context, p, "allow_upstreams")?;
+    f.deny_upstreams = upstreams(context, p, "deny_upstreams")?;
+    f.residency = p.text("residency")?;
+    if let Some(code) = f
+        .residency
+        .as_ref()
+        .filter(|c| !c.is_empty() && !country::is_iso(c))
+    {
+        return Err(Fault::validation(
+            "residency",
+            format!("{code:?} is no country; write the ISO 3166 code in capitals, such as KE"),
+        ));
+    }
     f.senders = p.list("senders")?;
     if f.senders
         .iter()
@@ -244,6 +264,19 @@ fn fields(context: &Context, p: &mut Params, f: &mut Fields) -> Result<(), Fault
         ));
     }
     Ok(())
+}
+
+/// A list of upstreams, each of which must be in the config: a slip of the finger would bar all, or none.
+fn upstreams(context: &Context, p: &mut Params, key: &'static str) -> Result<Option<Vec<String>>, Fault> {
+    let list = p.list(key)?;
+    let unknown = |name: &&String| context.gateway.upstream_by_name(name).is_none();
+    match list.iter().flatten().find(unknown) {
+        Some(name) => Err(Fault::validation(
+            key,
+            format!("there is no [[upstream]] named {name:?} in the config"),
+        )),
+        None => Ok(list),
+    }
 }
 
 pub(super) fn list(context: &Context, params: Value) -> Result<Value, Fault> {
@@ -372,6 +405,9 @@ fn describe(a: &Account) -> Value {
         "low_balance": a.low_balance.to_string(),
         "quota_day": a.quota_day,
         "quota_month": a.quota_month,
+        "allow_upstreams": a.allow_upstreams,
+        "deny_upstreams": a.deny_upstreams,
+        "residency": a.residency,
         "created_at": time(a.created_ms),
     })
 }

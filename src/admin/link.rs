@@ -1,7 +1,7 @@
 //! session.*, upstream.*, queue.*, stats.*, server.*
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -123,7 +123,7 @@ pub(super) fn upstream(context: &Context, params: Value) -> Result<Value, Fault>
     let mut p = Params::new(params)?;
     let u = named(context, &mut p)?;
     p.done()?;
-    let mut shown = describe(u);
+    let mut shown = describe(&u);
     let ([same, hex_dec, dec_hex], unmatched) = u.habits.counts();
     if let Some(object) = shown.as_object_mut() {
         object.insert(
@@ -147,16 +147,15 @@ pub(super) fn upstream(context: &Context, params: Value) -> Result<Value, Fault>
 
 pub(super) fn upstreams(context: &Context, params: Value) -> Result<Value, Fault> {
     Params::new(params)?.done()?;
-    let items: Vec<Value> = context.gateway.upstreams.iter().map(|u| describe(u)).collect();
+    let items: Vec<Value> = context.gateway.upstreams().iter().map(|u| describe(u)).collect();
     Ok(json!({ "items": items, "cursor": null }))
 }
 
-fn named<'a>(context: &'a Context, p: &mut Params) -> Result<&'a Upstream, Fault> {
+fn named(context: &Context, p: &mut Params) -> Result<Arc<Upstream>, Fault> {
     let name = p.need("name")?;
     context
         .gateway
         .upstream_by_name(&name)
-        .map(|u| &**u)
         .ok_or_else(|| Fault::not_found("upstream").field("name"))
 }
 
@@ -166,7 +165,7 @@ pub(super) fn enable(context: &Context, params: Value, on: bool) -> Result<Value
     p.done()?;
     upstream.enable(on);
     context.gateway.ingress.wake();
-    Ok(describe(upstream))
+    Ok(describe(&upstream))
 }
 
 pub(super) fn reconnect(context: &Context, params: Value) -> Result<Value, Fault> {
@@ -174,14 +173,14 @@ pub(super) fn reconnect(context: &Context, params: Value) -> Result<Value, Fault
     let upstream = named(context, &mut p)?;
     p.done()?;
     upstream.reconnect();
-    Ok(describe(upstream))
+    Ok(describe(&upstream))
 }
 
 pub(super) fn queue(context: &Context, params: Value) -> Result<Value, Fault> {
     Params::new(params)?.done()?;
     let upstreams: Vec<Value> = context
         .gateway
-        .upstreams
+        .upstreams()
         .iter()
         .map(|u| {
             let (memory, stored) = u.depth();

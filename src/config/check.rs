@@ -41,7 +41,7 @@ pub(super) const FINAL: &[&str] = &[
     "DELIVRD", "EXPIRED", "DELETED", "UNDELIV", "ACCEPTD", "UNKNOWN", "REJECTD",
 ];
 
-fn digits(text: &str) -> bool {
+pub(super) fn digits(text: &str) -> bool {
     text.bytes().all(|c| c.is_ascii_digit())
 }
 
@@ -73,12 +73,6 @@ pub const REASONS: &[&str] = &[
 pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     let mut k = Check { places, faults };
     customer(c, &mut k);
-    if !digits(&c.numbering.country_code) || c.numbering.country_code.len() > 3 {
-        k.fault(
-            "numbering.country_code",
-            "must be up to three digits, such as \"254\"",
-        );
-    }
     if c.privacy.require_dpa {
         k.fault(
             "privacy.require_dpa",
@@ -91,6 +85,7 @@ pub(super) fn check(c: &Config, places: &Places, faults: &mut Faults) {
     admin(c, &mut k);
     upstreams(c, &mut k);
     routes(c, &mut k);
+    super::routing::check(c, &mut k);
     tariffs(c, &mut k);
     super::rules::check_senders(c, &mut k);
     super::rules::check(c, &mut k);
@@ -348,7 +343,7 @@ fn tariffs(c: &Config, k: &mut Check<'_>) {
                 "has no [[tariff.price]]: every destination would be refused",
             );
         }
-        let operators: HashSet<&str> = c.numbering.ranges.iter().map(|(_, o)| o.as_str()).collect();
+        let operators: HashSet<&str> = c.numbering.ranges.iter().map(|r| r.operator.as_str()).collect();
         let own = c.sender.iter().map(|s| s.class.as_str());
         let classes: HashSet<&str> = own.chain(["transactional", "promotional"]).collect();
         let mut seen = HashSet::new();

@@ -29,8 +29,10 @@ mod check;
 mod print;
 mod read;
 mod reader;
+mod routing;
 pub mod rules;
 mod sending;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,7 +43,9 @@ use crate::money::Money;
 
 pub use check::REASONS;
 pub use print::print;
+pub use routing::DAYS;
 pub use sending::Priority;
+pub use tables::{Ported, Range};
 
 /// A secret that is never shown.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -179,8 +183,14 @@ choice! {
         /// The first upstream that is bound.
         #[default]
         Failover = "failover",
+        /// By share of their weights.
+        Weighted = "weighted",
         /// Each in turn.
         RoundRobin = "round-robin",
+        /// The least cost.
+        Cheapest = "cheapest",
+        /// The best measured delivery ratio.
+        Quality = "quality",
     }
 }
 choice! {
@@ -302,14 +312,33 @@ pub struct Privacy {
 }
 
 /// `[numbering]`
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Numbering {
     /// National forms are completed with it; empty: numbers are taken as international.
     pub country_code: String,
     /// A CSV file of number ranges: prefix, operator, mcc, mnc; `None`: operators are not known.
     pub plan: Option<PathBuf>,
-    /// What is in it: prefix and operator.
-    pub ranges: Vec<(String, String)>,
+    /// What is in it.
+    pub ranges: Vec<Range>,
+    /// A CSV file of ported numbers: number, operator, since; `None`: none.
+    pub ported: Option<PathBuf>,
+    /// What is in it.
+    pub ported_numbers: Ported,
+    /// Numbers of the country that are in no range of the plan, or have not as many digits as it says, are refused.
+    pub mobile_only: bool,
+}
+
+impl Default for Numbering {
+    fn default() -> Self {
+        Numbering {
+            country_code: String::new(),
+            plan: None,
+            ranges: Vec::new(),
+            ported: None,
+            ported_numbers: Ported::default(),
+            mobile_only: true,
+        }
+    }
 }
 
 /// `[billing]`
@@ -542,6 +571,10 @@ pub struct Upstream {
     pub unknown_resend_max: u32,
     /// Country of the link, ISO 3166.
     pub country: String,
+    /// Currency of its costs.
+    pub currency: String,
+    /// What it takes a segment.
+    pub cost: Vec<Cost>,
     /// Messages waiting in memory; beyond, in the store.
     pub queue_max: u32,
     /// system_type of the bind.
@@ -605,6 +638,8 @@ impl Default for Upstream {
             unknown_outcome: Unknown::Resend,
             unknown_resend_max: 1,
             country: String::new(),
+            currency: String::new(),
+            cost: Vec::new(),
             queue_max: 50_000,
             system_type: String::new(),
             address_range: String::new(),
@@ -644,8 +679,22 @@ impl Upstream {
     }
 }
 
-/// `[[route]]`
+/// `[[upstream.cost]]`
 #[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Destination prefix; empty: every number.
+    pub prefix: String,
+    /// Only for this operator of the number plan; empty: any.
+    pub operator: String,
+    /// A segment.
+    pub cost: Money,
+}
+
+/// All seven days, as bits.
+pub const EVERY_DAY: u8 = 0x7F;
+
+/// `[[route]]`
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Its name.
     pub name: String,
@@ -655,10 +704,44 @@ pub struct Route {
     pub account: Vec<String>,
     /// Only for these source addresses.
     pub sender: Vec<String>,
+    /// Only for numbers of these operators of the plan.
+    pub operator: Vec<String>,
+    /// Only for source addresses of these classes.
+    pub class: Vec<String>,
+    /// From and to, in minutes of the day; `None`: the whole day.
+    pub hours: Option<(u16, u16)>,
+    /// Days of the week, bit 0 for Monday.
+    pub days: u8,
+    /// Where hours and days are counted; empty: as `[billing] utc_offset_min` says.
+    pub zone: String,
     /// Upstreams in order of preference.
     pub to: Vec<String>,
+    /// Shares, in the order of `to`.
+    pub weights: Vec<u32>,
     /// How to pick among them.
     pub strategy: Strategy,
+    /// Hundredths of the traffic that each upstream keeps that is not the best, by quality.
+    pub floor_percent: u32,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Route {
+            name: String::new(),
+            prefix: Vec::new(),
+            account: Vec::new(),
+            sender: Vec::new(),
+            operator: Vec::new(),
+            class: Vec::new(),
+            hours: None,
+            days: EVERY_DAY,
+            zone: String::new(),
+            to: Vec::new(),
+            weights: Vec::new(),
+            strategy: Strategy::Failover,
+            floor_percent: 5,
+        }
+    }
 }
 
 /// `[[tariff.price]]`
@@ -784,10 +867,7 @@ pub struct Config {
 impl Config {
     /// Operators of the number plan.
     fn operators(&self) -> impl Iterator<Item = &str> {
-        self.numbering
-            .ranges
-            .iter()
-            .map(|(_, operator)| operator.as_str())
+        self.numbering.ranges.iter().map(|range| range.operator.as_str())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Config, sending};
+use super::{Config, routing, sending};
 use crate::money::Money;
 
 /// Renders every key with the value in force.
@@ -52,11 +52,13 @@ pub fn print(c: &Config) -> String {
         o.join_timeout_ms
     ));
     put(format!(
-        "[privacy]\nrequire_dpa = {}\nnumber_key = {:?}\n\n[numbering]\ncountry_code = {:?}\nplan = {:?}\n\n[billing]\nutc_offset_min = {}\n",
+        "[privacy]\nrequire_dpa = {}\nnumber_key = {:?}\n\n[numbering]\ncountry_code = {:?}\nplan = {:?}\nported = {:?}\nmobile_only = {}\n\n[billing]\nutc_offset_min = {}\n",
         c.privacy.require_dpa,
         c.rules.number_key.display().to_string(),
         c.numbering.country_code,
         path(&c.numbering.plan),
+        path(&c.numbering.ported),
+        c.numbering.mobile_only,
         c.billing.utc_offset_min
     ));
     let s = &c.store;
@@ -158,17 +160,10 @@ pub fn print(c: &Config) -> String {
             u.tls_name
         ));
         put(format!("link_id_tlv = {}", u.link_id_tlv));
+        put(routing::print_upstream(u));
     }
     for r in &c.route {
-        put(format!(
-            "\n[[route]]\nname = {:?}\nprefix = {}\naccount = {}\nsender = {}\nto = {}\nstrategy = {:?}",
-            r.name,
-            list(&r.prefix),
-            list(&r.account),
-            list(&r.sender),
-            list(&r.to),
-            r.strategy.word()
-        ));
+        put(routing::print_route(r));
     }
     put(super::rules::print(&c.rules));
     for s in &c.sender {

@@ -8,7 +8,7 @@ use super::reader::{Faults, Places, Reader, number};
 use super::sending;
 use super::{
     Alphabet, BindMode, ChargeOn, Config, Durability, IdFormat, LogFormat, LongMessages, Price, Principal,
-    Refund, Route, Secret, Strategy, Tariff, TaxMode, Then, Unknown, Upstream, Validity, rules,
+    Refund, Secret, Tariff, TaxMode, Then, Unknown, Upstream, Validity, routing, rules,
 };
 use crate::money::Money;
 
@@ -49,17 +49,7 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
             c.rules.number_key = path.into();
         }
     });
-    let dir = c.dir.clone();
-    r.table("numbering", |r| {
-        r.text("country_code", &mut c.numbering.country_code);
-        c.numbering.plan = r.optional_text("plan").map(|p| dir.join(p));
-        if let Some(plan) = &c.numbering.plan {
-            match ranges(plan) {
-                Ok(ranges) => c.numbering.ranges = ranges,
-                Err(e) => r.fault(r.line_of("plan"), "plan", &format!("{}: {e}", plan.display())),
-            }
-        }
-    });
+    r.table("numbering", |r| routing::numbering(r, c));
     r.table("billing", |r| {
         if let Some(n) = r.integer("utc_offset_min", -720, 840) {
             c.billing.utc_offset_min = n as i32;
@@ -102,7 +92,7 @@ fn root(r: &mut Reader<'_, '_>, c: &mut Config) {
         }
     });
     r.tables("upstream", |r| c.upstream.push(upstream(r)));
-    r.tables("route", |r| c.route.push(route(r)));
+    r.tables("route", |r| c.route.push(routing::route(r)));
     r.tables("sender", |r| c.sender.push(rules::read_sender(r)));
     rules::read(r, &mut c.rules);
     r.tables("priority", |r| c.priority.push(sending::priority(r)));
@@ -239,7 +229,7 @@ fn upstream(r: &mut Reader<'_, '_>) -> Upstream {
         &mut u.unknown_outcome,
     );
     r.u32("unknown_resend_max", 0, 1_000, &mut u.unknown_resend_max);
-    r.text("country", &mut u.country);
+    routing::upstream(r, &mut u, price);
     r.u32("queue_max", 1, 100_000_000, &mut u.queue_max);
     r.text("system_type", &mut u.system_type);
     r.text("address_range", &mut u.address_range);
@@ -310,17 +300,6 @@ fn id_format(r: &mut Reader<'_, '_>, into: &mut IdFormat) {
     }
 }
 
-fn route(r: &mut Reader<'_, '_>) -> Route {
-    let mut route = Route::default();
-    r.text("name", &mut route.name);
-    r.list("prefix", &mut route.prefix);
-    r.list("account", &mut route.account);
-    r.list("sender", &mut route.sender);
-    r.list("to", &mut route.to);
-    r.choice("strategy", Strategy::WORDS, Strategy::parse, &mut route.strategy);
-    route
-}
-
 /// A segment dearer than a million units is a slip of the finger; 255 of them still fit a balance.
 const PRICE_MOST: Money = Money(1_000_000 * 1_000_000);
 
@@ -353,19 +332,25 @@ fn tariff(r: &mut Reader<'_, '_>) -> Tariff {
                 ),
             }
         }
-        let line = r.line_of("price");
-        match r.optional_text("price").map(|s| (Money::parse(&s), s)) {
-            Some((Ok(price), s)) if price > PRICE_MOST => {
-                r.fault(line, "price", &format!("{s:?} is more than {PRICE_MOST}"));
-            }
-            Some((Ok(price), _)) if price.0 >= 0 => p.price = price,
-            Some((Ok(_), s)) => r.fault(line, "price", &format!("{s:?} is negative")),
-            Some((Err(e), s)) => r.fault(line, "price", &format!("{s:?}: {e}")),
-            None => r.fault(line, "price", "is missing; write it as \"0.80\""),
-        }
+        p.price = price(r, "price");
         t.price.push(p);
     });
     t
+}
+
+/// An amount of money that is neither negative nor a slip of the finger.
+fn price(r: &mut Reader<'_, '_>, key: &'static str) -> Money {
+    let line = r.line_of(key);
+    match r.optional_text(key).map(|s| (Money::parse(&s), s)) {
+        Some((Ok(price), s)) if price > PRICE_MOST => {
+            r.fault(line, key, &format!("{s:?} is more than {PRICE_MOST}"));
+        }
+        Some((Ok(price), _)) if price.0 >= 0 => return price,
+        Some((Ok(_), s)) => r.fault(line, key, &format!("{s:?} is negative")),
+        Some((Err(e), s)) => r.fault(line, key, &format!("{s:?}: {e}")),
+        None => r.fault(line, key, "is missing; write it as \"0.80\""),
+    }
+    Money::ZERO
 }
 
 /// A percentage with at most two decimals, in hundredths.
@@ -385,33 +370,6 @@ fn tax(r: &mut Reader<'_, '_>, t: &mut Tariff) {
             &format!("{text:?} is no percentage from 0 to 100 with at most two decimals, such as \"16\""),
         ),
     }
-}
-
-/// Number ranges of a CSV file with the columns prefix and operator, and others that are not looked at here.
-fn ranges(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let mut file = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .comment(Some(b'#'))
-        .from_path(path)
-        .map_err(|e| e.to_string())?;
-    let headers = file.headers().map_err(|e| e.to_string())?.clone();
-    let column = |name: &str| {
-        headers
-            .iter()
-            .position(|h| h == name)
-            .ok_or_else(|| format!("has no column {name:?}"))
-    };
-    let (prefix, operator) = (column("prefix")?, column("operator")?);
-    let mut out = Vec::new();
-    for (i, row) in file.records().enumerate() {
-        let row = row.map_err(|e| e.to_string())?;
-        let (prefix, operator) = (row.get(prefix).unwrap_or(""), row.get(operator).unwrap_or(""));
-        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit()) || operator.is_empty() {
-            return Err(format!("row {}: needs a prefix in digits and an operator", i + 2));
-        }
-        out.push((prefix.to_string(), operator.to_string()));
-    }
-    Ok(out)
 }
 
 /// Relative paths start at the file's folder.

@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::rules;
+use super::{routing, rules};
 use crate::admin::Principal;
 use crate::config::{self, BindMode, Config, IdFormat, Unknown};
 use crate::domain::address::Numbering;
 use crate::domain::outcome::{ChargeOn, Final};
-use crate::domain::plan::NumberPlan;
-use crate::domain::route::{Route, RouteTable, Strategy};
+use crate::domain::route::RouteTable;
 use crate::domain::tariff::{PriceRule, RefundRule, Tariff, Terms};
 use crate::domain::urgency::{Urgency, UrgencyRule};
 use crate::flow::{Gateway, IdForm, Limits, Policy, UnknownOutcome, Upstream, UpstreamOptions};
@@ -43,7 +42,7 @@ pub(super) fn gateway(
         let kinds = kinds(u.bind);
         let upstream = Arc::new(Upstream::new(
             id,
-            upstream_options(u),
+            upstream_options(u)?,
             u.binds as usize * kinds.len(),
         ));
         upstreams.push(Arc::clone(&upstream));
@@ -60,7 +59,7 @@ pub(super) fn gateway(
         free_min_bytes: config.store.free_min_bytes,
         batch_rows_max: config.store.batch_rows_max as usize,
     };
-    let mut policy = policy(config, routes(config, &upstreams)?)?;
+    let mut policy = policy(config, routing::routes(config, &upstreams)?)?;
     policy.rules = rules::rules(config, &upstreams)?;
     Ok(Built {
         gateway: Gateway::new(policy, upstreams, limits, metrics),
@@ -78,8 +77,8 @@ fn kinds(mode: BindMode) -> Vec<BindKind> {
     }
 }
 
-fn upstream_options(u: &config::Upstream) -> UpstreamOptions {
-    UpstreamOptions {
+fn upstream_options(u: &config::Upstream) -> Result<UpstreamOptions, String> {
+    Ok(UpstreamOptions {
         name: u.name.clone(),
         queue_max: u.queue_max as usize,
         tps: u.tps,
@@ -92,6 +91,7 @@ fn upstream_options(u: &config::Upstream) -> UpstreamOptions {
             Unknown::Fail => UnknownOutcome::Fail,
         },
         unknown_resend_max: u.unknown_resend_max,
+        offer: routing::offer(u)?,
         rejoins: u.long_messages == config::LongMessages::Payload && u.interface_version >= 0x34,
         id_form: match u.id_format {
             IdFormat::Auto => None,
@@ -99,7 +99,7 @@ fn upstream_options(u: &config::Upstream) -> UpstreamOptions {
             IdFormat::HexDec => Some(IdForm::HexDec),
             IdFormat::DecHex => Some(IdForm::DecHex),
         },
-    }
+    })
 }
 
 fn link(
@@ -230,11 +230,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         default_tariff.get_or_insert_with(|| Arc::clone(&tariff));
         tariffs.insert(t.name.clone(), tariff);
     }
-    let mut plan = NumberPlan::default();
-    for (prefix, operator) in &config.numbering.ranges {
-        plan.add(prefix, operator)
-            .map_err(|e| format!("numbering.plan: {e}"))?;
-    }
+    let plan = routing::plan(&config.numbering)?;
     let classes = rules::classes(config);
     let mut senders = HashMap::new();
     for sender in &config.sender {
@@ -254,6 +250,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         tariffs,
         default_tariff,
         plan,
+        mobile_only: config.numbering.mobile_only,
         classes,
         senders,
         urgency,
@@ -284,26 +281,6 @@ fn urgency(config: &Config, classes: &[String]) -> Urgency {
         max: p.max as u8,
     });
     Urgency::new(rules.collect())
-}
-
-fn routes(config: &Config, upstreams: &[Arc<Upstream>]) -> Result<RouteTable, String> {
-    let id = |name: &String| upstreams.iter().find(|u| u.options.name == *name).map(|u| u.id);
-    let routes = config.route.iter().map(|r| Route {
-        name: r.name.clone(),
-        prefixes: if r.prefix.is_empty() {
-            vec![String::new()]
-        } else {
-            r.prefix.clone()
-        },
-        accounts: r.account.clone(),
-        senders: r.sender.clone(),
-        to: r.to.iter().filter_map(id).collect(),
-        strategy: match r.strategy {
-            config::Strategy::Failover => Strategy::Failover,
-            config::Strategy::RoundRobin => Strategy::RoundRobin,
-        },
-    });
-    RouteTable::new(routes.collect()).map_err(|e| e.to_string())
 }
 
 /// The `[[admin.principal]]` table.

@@ -213,7 +213,8 @@ async fn demo(options: &DemoOptions) -> Result<bool, StartError> {
 
 async fn wait_for_binds(running: &Running, binds: u32) -> Result<(), StartError> {
     for _ in 0..500 {
-        let up = running.gateway.upstreams.iter().flat_map(|u| &u.binds);
+        let upstreams = running.gateway.upstreams();
+        let up = upstreams.iter().flat_map(|u| &u.binds);
         if up.filter(|b| b.state.load(Ordering::Acquire) == 2).count() >= binds as usize {
             return Ok(());
         }

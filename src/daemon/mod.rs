@@ -2,6 +2,7 @@
 
 mod build;
 pub mod demo;
+mod routing;
 mod rules;
 mod signals;
 

@@ -164,6 +164,36 @@ pub struct Account {
     pub quota_day: u64,
     /// Segments it may send in a month; 0: any number.
     pub quota_month: u64,
+    /// Names of the only upstreams that may carry its messages: the sub-processors that the customer has authorised (Data
+    /// Protection (General) Regulations 2021, reg. 25(1)). Empty: any.
+    pub allow_upstreams: Vec<String>,
+    /// Names of upstreams that may not; wins over the other list.
+    pub deny_upstreams: Vec<String>,
+    /// ISO 3166 code of the country whose links alone may carry its messages; empty: any country.
+    pub residency: String,
+}
+
+/// Why an upstream may not carry an account's messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Barred {
+    /// It is on the account's list of those that may not.
+    Denied,
+    /// It is not on the list of those that may.
+    NotAuthorised,
+    /// It is in another country than the account's messages have to stay in, or nobody has said in which.
+    Residency,
+}
+
+impl Barred {
+    /// In a word or two, for explanations.
+    #[must_use]
+    pub const fn why(self) -> &'static str {
+        match self {
+            Barred::Denied => "denied by the account",
+            Barred::NotAuthorised => "not authorised by the account",
+            Barred::Residency => "outside the account's country of residency",
+        }
+    }
 }
 
 impl fmt::Debug for Account {
@@ -177,6 +207,33 @@ impl Account {
     #[must_use]
     pub fn admits(&self, peer: IpAddr) -> bool {
         self.allow_ips.is_empty() || self.allow_ips.iter().any(|net| contains(net, peer))
+    }
+
+    /// Whether the upstream `name`, whose links are in `country`, may carry its messages. Asked wherever a message gets an
+    /// upstream: at acceptance, failover, retry, rerouting and restart.
+    ///
+    /// # Errors
+    /// The first [`Barred`].
+    pub fn permits(&self, name: &str, country: &str) -> Result<(), Barred> {
+        if self.unbarred() {
+            return Ok(());
+        }
+        if self.deny_upstreams.iter().any(|n| n == name) {
+            return Err(Barred::Denied);
+        }
+        if !self.allow_upstreams.is_empty() && !self.allow_upstreams.iter().any(|n| n == name) {
+            return Err(Barred::NotAuthorised);
+        }
+        if !self.residency.is_empty() && !self.residency.eq_ignore_ascii_case(country) {
+            return Err(Barred::Residency);
+        }
+        Ok(())
+    }
+
+    /// Whether every upstream may carry its messages.
+    #[must_use]
+    pub fn unbarred(&self) -> bool {
+        self.deny_upstreams.is_empty() && self.allow_upstreams.is_empty() && self.residency.is_empty()
     }
 
     /// Whether it may send as `source`.
@@ -224,6 +281,25 @@ pub fn parse_net(net: &str) -> Option<(IpAddr, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn upstreams_are_barred_by_list_and_by_country() {
+        let mut a = Account::default();
+        assert_eq!(a.permits("any", ""), Ok(()));
+        a.residency = "KE".into();
+        assert_eq!(a.permits("saf", "KE"), Ok(()));
+        assert_eq!(a.permits("world", "GB"), Err(Barred::Residency));
+        assert_eq!(
+            a.permits("world", ""),
+            Err(Barred::Residency),
+            "nobody has said where"
+        );
+        a.allow_upstreams = vec!["saf".into(), "airtel".into()];
+        assert_eq!(a.permits("telkom", "KE"), Err(Barred::NotAuthorised));
+        a.deny_upstreams = vec!["saf".into()];
+        assert_eq!(a.permits("saf", "KE"), Err(Barred::Denied));
+        assert_eq!(a.permits("airtel", "KE"), Ok(()));
+    }
 
     #[test]
     fn networks_hold_their_addresses_and_fail_closed() {

@@ -59,6 +59,18 @@ pub enum BadNumber {
     LeadingZero,
 }
 
+impl BadNumber {
+    /// The same in words, for explanations.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            BadNumber::NotDigits => "not digits",
+            BadNumber::Length => "not 7 to 15 digits",
+            BadNumber::LeadingZero => "a national number, and no country code is configured",
+        }
+    }
+}
+
 /// The national numbering a site lives in.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Numbering {

@@ -4,6 +4,7 @@ pub mod account;
 pub mod address;
 pub mod content;
 pub mod frequency;
+pub mod hours;
 pub mod limit;
 pub mod message;
 pub mod optout;

@@ -58,6 +58,11 @@ impl<T> PrefixMap<T> {
         }
     }
 
+    /// Every value, in no order of meaning.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.values.iter_mut().flatten()
+    }
+
     /// The value of the longest stored prefix of `digits`.
     #[must_use]
     pub fn longest<'a>(&'a self, digits: &[u8]) -> Option<&'a T> {

@@ -14,6 +14,7 @@ use crate::domain::message::{Flags, Message, Parts};
 use crate::domain::outcome::Wants;
 use crate::domain::quota::Period;
 use crate::domain::reject::Reject;
+use crate::domain::route::RouteKey;
 
 /// A submit as the protocol edge hands it over: fields checked for form, nothing decided.
 #[derive(Clone, Copy)]
@@ -57,8 +58,7 @@ pub fn admit(
     let expires_ms = expiry(policy, submission, now_ms)?;
     let parts = &submission.parts;
     let dest = policy
-        .numbering
-        .complete(parts.dest, submission.national)
+        .destination(parts.dest, submission.national)
         .map_err(|_| Reject::Destination)?;
     let spec = account.spec();
     let mut parts = Parts {
@@ -88,10 +88,14 @@ pub fn admit(
     if !account.within_rate(segments, now_ms) {
         return Err(Reject::Rate);
     }
-    let route = policy
-        .routes
-        .find(&spec.name, parts.source, dest.digits())
-        .ok_or(Reject::NoRoute)?;
+    let key = RouteKey {
+        class: policy.class_name(class),
+        ..policy.route_key(&spec.name, parts.source, dest.digits(), now_ms)
+    };
+    let route = policy.routes.find(&key).ok_or(Reject::NoRoute)?;
+    if !gateway.authorised(policy, route, &spec) {
+        return Err(Reject::NoRoute);
+    }
     let quote = quote_as(policy, account, &spec, (class, parts.dest), segments, now_ms)?;
     let period = within_quota(policy, account, &spec, segments, now_ms)?;
     let back = |reason| {

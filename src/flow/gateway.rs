@@ -15,6 +15,7 @@ use super::ingress::{
 use super::lane::{Outgoing, Upstream};
 use super::lookup::Lookups;
 use super::policy::Policy;
+use super::routing::Upstreams;
 use super::rules::Live;
 use crate::domain::outcome::Final;
 use crate::domain::reject::Reject;
@@ -124,8 +125,8 @@ pub struct Gateway {
     /// Rules in force.
     pub policy: ArcSwap<Policy>,
     accounts: ArcSwap<Accounts>,
-    /// Upstreams in the order of the config.
-    pub upstreams: Vec<Arc<Upstream>>,
+    /// See [`Gateway::upstreams`].
+    upstreams: ArcSwap<Upstreams>,
     /// The way in to the engine.
     pub ingress: Ingress,
     /// Questions about what is over.
@@ -161,7 +162,7 @@ pub struct Gateway {
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Gateway({} upstreams)", self.upstreams.len())
+        write!(f, "Gateway({} upstreams)", self.upstreams().len())
     }
 }
 
@@ -174,7 +175,7 @@ impl Gateway {
         Gateway {
             policy: ArcSwap::from_pointee(policy),
             accounts: ArcSwap::default(),
-            upstreams,
+            upstreams: ArcSwap::from_pointee(Upstreams::new(upstreams)),
             ingress: Ingress::default(),
             lookups: Lookups::default(),
             limits,
@@ -205,16 +206,28 @@ impl Gateway {
         self.accounts.store(Arc::new(accounts));
     }
 
+    /// Upstreams in the order of the config.
+    #[must_use]
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        self.upstreams.load_full()
+    }
+
+    /// Puts other upstreams in force.
+    pub fn set_upstreams(&self, upstreams: Vec<Arc<Upstream>>) {
+        self.upstreams.store(Arc::new(Upstreams::new(upstreams)));
+    }
+
     /// An upstream by its stable id.
     #[must_use]
-    pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
-        self.upstreams.iter().find(|u| u.id == id)
+    pub fn upstream(&self, id: UpstreamId) -> Option<Arc<Upstream>> {
+        self.upstreams.load().get(id).cloned()
     }
 
     /// An upstream by name.
     #[must_use]
-    pub fn upstream_by_name(&self, name: &str) -> Option<&Arc<Upstream>> {
-        self.upstreams.iter().find(|u| u.options.name == name)
+    pub fn upstream_by_name(&self, name: &str) -> Option<Arc<Upstream>> {
+        let upstreams = self.upstreams.load();
+        upstreams.iter().find(|u| u.options.name == name).cloned()
     }
 
     /// Sends a control request to the engine; `reply` is called once on its thread.
@@ -345,33 +358,6 @@ impl Gateway {
         chosen.len()
     }
 
-    /// The route of a message of an account.
-    #[must_use]
-    pub fn route(&self, policy: &Policy, account: AccountId, source: &[u8], dest: &[u8]) -> Option<u16> {
-        let accounts = self.accounts();
-        let spec = accounts.get(account).map(|a| a.spec());
-        policy
-            .routes
-            .find(spec.as_ref().map_or("", |s| &s.name), source, dest)
-    }
-
-    /// Picks the upstream for a message: the first live one among the route's, else the first that is switched on.
-    #[must_use]
-    pub fn pick(&self, policy: &Policy, route: u16, turn: u64) -> Option<&Arc<Upstream>> {
-        use crate::domain::route::Strategy;
-        let route = policy.routes.get(route)?;
-        let n = route.to.len();
-        let start = match route.strategy {
-            Strategy::Failover => 0,
-            Strategy::RoundRobin => (turn % n.max(1) as u64) as usize,
-        };
-        let order = || (0..n).filter_map(|i| self.upstream(*route.to.get((start + i) % n)?));
-        order()
-            .find(|u| u.live())
-            .or_else(|| order().find(|u| u.enabled()))
-            .or_else(|| order().next())
-    }
-
     /// Puts messages into their lanes: `(upstream, message)` in the order accepted. The keys of those that wait in the
     /// store only.
     #[must_use]
@@ -388,18 +374,6 @@ impl Gateway {
             }
         }
         stored
-    }
-
-    /// Whether some other upstream of a route that names `from` can send: then what waits at `from` may be moved.
-    #[must_use]
-    pub(super) fn has_detour(&self, policy: &Policy, from: UpstreamId) -> bool {
-        policy.routes.routes().iter().any(|route| {
-            route.to.contains(&from)
-                && route
-                    .to
-                    .iter()
-                    .any(|id| *id != from && self.upstream(*id).is_some_and(|u| u.live()))
-        })
     }
 }
 

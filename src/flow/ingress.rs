@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::account::AccountState;
 use super::lane::Outgoing;
+use super::policy::Policy;
 use super::rules::{RuleChange, RuleReply};
 use crate::domain::account::Account;
 use crate::domain::message::{Fragment, Message, Piece};
@@ -301,7 +302,7 @@ pub enum ControlError {
 #[derive(Debug, Clone)]
 pub enum ControlReply {
     /// The account as it is now.
-    Account(Account),
+    Account(Box<Account>),
     /// The payment on record, and whether it had been there before.
     Payment(Payment, bool),
     /// The payout on record, and whether it had been there before.
@@ -392,6 +393,8 @@ pub enum Input {
     Submits {
         /// Whose.
         account: Arc<AccountState>,
+        /// The rules under which they were admitted, which others may have followed since.
+        policy: Arc<Policy>,
         /// In the order they came.
         items: Vec<Admitted>,
         /// Where the answers go.

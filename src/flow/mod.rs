@@ -19,6 +19,7 @@ mod lookup;
 mod outbox;
 mod policy;
 mod quote;
+mod routing;
 pub mod rules;
 
 pub use account::{AccountState, Accounts};
@@ -36,4 +37,5 @@ pub use lookup::{Found, Job, Lookups};
 pub use outbox::{OutItem, Outbox, Payload};
 pub use policy::{InboundRule, Policy};
 pub use quote::{Quote, quote, quote_as};
+pub use routing::{Ask, Offer, Quality, Upstreams};
 pub use rules::Rules;

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::domain::address::Numbering;
+use crate::domain::address::{BadNumber, Msisdn, Numbering};
 use crate::domain::optout::folded;
-use crate::domain::plan::NumberPlan;
-use crate::domain::route::RouteTable;
+use crate::domain::plan::{NotMobile, NumberPlan};
+use crate::domain::route::{RouteKey, RouteTable};
 use crate::domain::tariff::Tariff;
 use crate::domain::urgency::Urgency;
 use crate::ids::AccountId;
@@ -39,6 +39,8 @@ pub struct Policy {
     pub default_tariff: Option<Arc<Tariff>>,
     /// Which operator holds a number.
     pub plan: NumberPlan,
+    /// Numbers of the country that the plan does not know as mobile ones are refused.
+    pub mobile_only: bool,
     /// Classes of sender addresses; the first, without a name, is that of all others.
     pub classes: Vec<String>,
     /// Class of a sender address (in small letters), as a place in `classes`.
@@ -92,6 +94,26 @@ impl Policy {
             .unwrap_or(0)
     }
 
+    /// Completes a destination to E.164, and refuses numbers of the country that are no mobile ones.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn destination(&self, address: &[u8], national: bool) -> Result<Msisdn, &'static str> {
+        let dest = self
+            .numbering
+            .complete(address, national)
+            .map_err(BadNumber::why)?;
+        let code = self.numbering.country_code.as_bytes();
+        let checked = self.mobile_only && !self.plan.is_empty() && !code.is_empty();
+        if checked && dest.digits().starts_with(code) {
+            self.plan.mobile(dest.digits()).map_err(|e| match e {
+                NotMobile::Range => "in no mobile range of the number plan",
+                NotMobile::Digits => "not as many digits as numbers of its range have",
+            })?;
+        }
+        Ok(dest)
+    }
+
     /// The operator of a number in E.164 digits; empty where nothing is known of it.
     #[must_use]
     pub fn operator(&self, number: &[u8]) -> &str {
@@ -103,6 +125,25 @@ impl Policy {
     pub fn class_index(&self, class: &str) -> u16 {
         let at = self.classes.iter().position(|c| c == class);
         at.unwrap_or(0) as u16
+    }
+
+    /// What a message of `account` is matched by.
+    #[must_use]
+    pub fn route_key<'a>(
+        &'a self,
+        account: &'a str,
+        source: &'a [u8],
+        number: &'a [u8],
+        at_ms: u64,
+    ) -> RouteKey<'a> {
+        RouteKey {
+            account,
+            source,
+            class: self.class_name(self.class_of(source)),
+            operator: self.operator(number),
+            number,
+            at_ms,
+        }
     }
 
     /// The name of a class; empty for none.

@@ -57,7 +57,7 @@ pub fn quote_as(
     }
     let key = PriceKey {
         number: dest,
-        operator: policy.plan.operator(dest),
+        operator: policy.operator(dest),
         class: policy.class_name(class),
         at_ms: now_ms,
     };

@@ -14,7 +14,9 @@ use super::requests::Multis;
 use super::{Shared, Wake, deliver, tls};
 use crate::clock;
 use crate::domain::account::{Alphabet, DeliverAs};
-use crate::flow::{AccountState, Admitted, Input, Mailbox, OutItem, SessionInfo, SessionKind, ToCustomer};
+use crate::flow::{
+    AccountState, Admitted, Input, Mailbox, OutItem, Policy, SessionInfo, SessionKind, ToCustomer,
+};
 use crate::ids::{AccountId, Pos, SessionId};
 use crate::kill;
 use crate::session::{BindKind, Cause, Event, Role, Session, State, Timers};
@@ -67,6 +69,8 @@ pub(super) struct Logic {
     pub bound: Option<Bound>,
     pub(super) bind: Option<BindRequest>,
     pub batch: Vec<Admitted>,
+    /// The rules under which they were admitted.
+    pub rules: Option<Arc<Policy>>,
     /// Submits handed over and not answered yet.
     pub unanswered: usize,
     delivered: Vec<OutItem>,
@@ -210,6 +214,7 @@ impl Logic {
             bound: None,
             bind: None,
             batch: Vec::new(),
+            rules: None,
             unanswered: 0,
             delivered: Vec::new(),
             quiet_until_ms: 0,
@@ -296,6 +301,7 @@ impl Logic {
         let Some(bound) = &self.bound else { return };
         if !self.batch.is_empty() {
             let items = std::mem::take(&mut self.batch);
+            let policy = self.rules.take();
             let answers = items.iter().filter(|i| i.ticket.is_some()).count();
             self.handed.push_back((clock::mono_us(), answers));
             let segments = items.iter().map(|i| u64::from(i.segments)).sum();
@@ -306,6 +312,7 @@ impl Logic {
                 .fetch_add(items.len() as u64, Ordering::Relaxed);
             self.shared.gateway.ingress.put(Input::Submits {
                 account: Arc::clone(&bound.account),
+                policy: policy.unwrap_or_else(|| self.shared.gateway.policy.load_full()),
                 items,
                 reply: Arc::clone(&self.mailbox),
             });

@@ -159,9 +159,13 @@ impl Logic {
             return Err(Fault::Field(CommandStatus::ESME_RINVBNDSTS));
         };
         let gateway = &self.shared.gateway;
-        let policy = gateway.policy.load();
+        // One batch, one set of rules: indices into them go with it.
+        if self.batch.is_empty() {
+            self.rules = None;
+        }
+        let policy = self.rules.get_or_insert_with(|| gateway.policy.load_full());
         let admitted = submit::shape(&bound.account.spec(), submission, |s| {
-            admit(gateway, &policy, &bound.account, s, now)
+            admit(gateway, policy, &bound.account, s, now)
         })?;
         if admitted.ticket.is_some() {
             self.unanswered += 1;

@@ -120,7 +120,7 @@ fn not_ready(gateway: &Gateway) -> Option<&'static str> {
         Some("draining")
     } else if !gateway.store_ok() {
         Some("the store takes no writes")
-    } else if !gateway.upstreams.is_empty() && !gateway.upstreams.iter().any(|u| u.live()) {
+    } else if !gateway.upstreams().is_empty() && !gateway.upstreams().iter().any(|u| u.live()) {
         Some("no upstream is bound")
     } else {
         None
@@ -128,7 +128,7 @@ fn not_ready(gateway: &Gateway) -> Option<&'static str> {
 }
 
 fn refresh(gateway: &Gateway) {
-    for u in &gateway.upstreams {
+    for u in gateway.upstreams().iter() {
         let bound = u
             .binds
             .iter()

@@ -94,7 +94,7 @@ pub fn recovered(w: &mut World, gateway: &Gateway) {
 
 /// Nothing grows beyond its bound.
 pub fn bounds(w: &mut World, gateway: &Gateway) {
-    for (n, upstream) in gateway.upstreams.iter().enumerate() {
+    for (n, upstream) in gateway.upstreams().iter().enumerate() {
         let binds = w.plan.binds[n].len();
         // A refill loads up to 500 at a time; what binds had in hand comes back on top.
         let most = match w.spoilt.bound {
@@ -127,7 +127,7 @@ pub fn bounds(w: &mut World, gateway: &Gateway) {
 
 /// When all is over nothing may be left anywhere.
 pub fn at_rest(w: &mut World, gateway: &Gateway) {
-    for (n, upstream) in gateway.upstreams.iter().enumerate() {
+    for (n, upstream) in gateway.upstreams().iter().enumerate() {
         let (memory, stored) = upstream.depth();
         if memory > 0 {
             w.oracle.wrong.push(format!(

@@ -294,10 +294,9 @@ impl Plan {
         let route = |prefix: &str, to: &[u16], strategy| Route {
             name: prefix.into(),
             prefixes: vec![prefix.into()],
-            accounts: Vec::new(),
-            senders: Vec::new(),
             to: to.iter().map(|n| UpstreamId(*n)).collect(),
             strategy,
+            ..Route::default()
         };
         let both = if self.round_robin {
             Strategy::RoundRobin
@@ -377,7 +376,7 @@ impl Plan {
 
     pub fn link(&self, gateway: &Gateway, n: usize) -> Arc<LinkOptions> {
         Arc::new(LinkOptions {
-            upstream: Arc::clone(&gateway.upstreams[n]),
+            upstream: Arc::clone(&gateway.upstreams()[n]),
             addresses: Vec::new(),
             system_id: format!("gw{n}"),
             password: "secret".into(),

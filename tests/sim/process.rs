@@ -380,7 +380,7 @@ impl World {
 
     pub fn link_connects(&mut self, p: &mut Process<'_>, i: usize) {
         let s = p.slots[i].upstream;
-        if clock::mono() < self.smscs[s].out_until || !p.gateway.upstreams[s].enabled() {
+        if clock::mono() < self.smscs[s].out_until || !p.gateway.upstreams()[s].enabled() {
             p.slots[i].bind.idle();
             return self.reconnect(p, i);
         }

@@ -415,7 +415,7 @@ impl World {
             }
             Event::On(life, n) => {
                 if let Some(p) = p.filter(|_| life == self.life) {
-                    p.gateway.upstreams[n].enable(true);
+                    p.gateway.upstreams()[n].enable(true);
                     p.poked = true;
                 }
             }
@@ -478,13 +478,13 @@ impl World {
         match self.rng.below(3) {
             0 => {
                 self.oracle.fault("upstream switched off");
-                p.gateway.upstreams[n].enable(false);
+                p.gateway.upstreams()[n].enable(false);
                 let at = clock::mono() + self.rng.between(1_000, 2 * MINUTE);
                 self.at(at, Event::On(self.life, n));
             }
             1 => {
                 self.oracle.fault("upstream reconnected");
-                p.gateway.upstreams[n].reconnect();
+                p.gateway.upstreams()[n].reconnect();
             }
             _ => {
                 self.oracle.fault("sessions ended");

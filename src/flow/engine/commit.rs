@@ -184,6 +184,7 @@ impl<S: Store> Engine<S> {
                     account,
                     items,
                     reply,
+                    ..
                 } => {
                     let octets = items.iter().map(|i| i.message.record().len()).sum();
                     gateway.left_commit(items.len(), octets);
@@ -361,7 +362,7 @@ impl<S: Store> Engine<S> {
 
     /// Parts for upstreams that take long messages whole wait for the others.
     fn rejoin_all(&mut self) {
-        if !self.gateway.upstreams.iter().any(|u| u.options.rejoins) {
+        if !self.gateway.upstreams().iter().any(|u| u.options.rejoins) {
             return;
         }
         let now = (self.options.now_ms)();

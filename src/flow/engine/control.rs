@@ -74,7 +74,7 @@ impl<S: Store> Engine<S> {
             .push(Arc::new(AccountState::new(account.clone(), Money::ZERO)));
         self.pending
             .replies
-            .push((reply, Ok(ControlReply::Account(account))));
+            .push((reply, Ok(ControlReply::Account(Box::new(account)))));
     }
 
     fn other_currency(&self, account: &Account) -> bool {
@@ -101,7 +101,7 @@ impl<S: Store> Engine<S> {
         let result = result.map(|account| {
             self.batch.accounts.push(account.clone());
             self.pending.replaced.push(account.clone());
-            ControlReply::Account(account)
+            ControlReply::Account(Box::new(account))
         });
         self.pending.replies.push((reply, result));
     }

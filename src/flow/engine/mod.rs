@@ -411,7 +411,8 @@ impl<S: Store> Engine<S> {
         let totals = &self.gateway.totals;
         totals.open.store(self.book.len() as u64, Relaxed);
         totals.resting.store(self.book.resting() as u64, Relaxed);
-        let depths = self.gateway.upstreams.iter().map(|u| u.depth());
+        let upstreams = self.gateway.upstreams();
+        let depths = upstreams.iter().map(|u| u.depth());
         let waiting: usize = depths.map(|(memory, stored)| memory + stored).sum();
         totals.waiting.store(waiting as u64, Relaxed);
     }
@@ -438,9 +439,10 @@ impl<S: Store> Engine<S> {
         match input {
             Input::Submits {
                 account,
+                policy,
                 items,
                 reply,
-            } => self.submits(account, items, reply),
+            } => self.submits(account, &policy, items, reply),
             Input::Upstream {
                 upstream,
                 events,

@@ -235,7 +235,7 @@ impl<S: Store> Engine<S> {
             let lane = self.gateway.upstream(open.upstream);
             // After a crash nobody knows what had been written, where that is not marked on record.
             let unsure = self.unsure_before.is_some_and(|first| *key < first);
-            if open.written || unsure && lane.is_some_and(|l| !l.marks_before_sending()) {
+            if open.written || unsure && lane.as_ref().is_some_and(|l| !l.marks_before_sending()) {
                 continue;
             }
             match lane {
@@ -300,7 +300,7 @@ impl<S: Store> Engine<S> {
             return Ok(());
         };
         if std::mem::take(&mut job.fresh) {
-            for upstream in &self.gateway.upstreams {
+            for upstream in self.gateway.upstreams().iter() {
                 job.keys.extend(upstream.keys(job.account.id));
             }
             job.keys.extend(self.rejoining.keys());

@@ -10,6 +10,7 @@ use crate::domain::message::{Flags, Message, Parts, payload_tlv, tlv};
 use crate::domain::optout::{Wish, folded};
 use crate::domain::outcome::{ChargeOn, Wants};
 use crate::domain::suppression::{Scope, ScopeRef, Source, Subject, Suppression};
+use crate::flow::Ask;
 use crate::flow::ingress::Mailbox;
 use crate::flow::policy::Policy;
 use crate::flow::rules::{LinkId, Trip, words_of};
@@ -167,7 +168,8 @@ impl<S: Store> Engine<S> {
         let Some(owner) = accounts.get(account) else {
             return;
         };
-        let Some(route) = self.gateway.route(policy, account, from, to) else {
+        let spec = owner.spec();
+        let Some(route) = policy.routes.find(&policy.route_key(&spec.name, from, to, now)) else {
             return;
         };
         let message = answer_message(from, to, answer);
@@ -179,7 +181,15 @@ impl<S: Store> Engine<S> {
         };
         let lane = self
             .gateway
-            .pick(policy, route, self.turn)
+            .pick(
+                policy,
+                route,
+                &Ask {
+                    account: &spec,
+                    number: to,
+                    turn: self.turn,
+                },
+            )
             .map_or(UpstreamId::NONE, |u| u.id);
         let row = Accepted {
             key: self.next_key(),

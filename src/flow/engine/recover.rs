@@ -233,7 +233,7 @@ impl<S: Store> Engine<S> {
 
     /// Upstreams seen for the first time go on record under the id the daemon gave them.
     fn name_upstreams(&mut self, known: &HashMap<String, UpstreamId>) {
-        for upstream in &self.gateway.upstreams {
+        for upstream in self.gateway.upstreams().iter() {
             if !known.contains_key(&upstream.options.name) {
                 self.batch
                     .upstreams
@@ -277,7 +277,7 @@ impl<S: Store> Engine<S> {
             self.book.moved(*key, *lane);
             self.book.set_stored(*key, true);
         }
-        for upstream in &self.gateway.upstreams {
+        for upstream in self.gateway.upstreams().iter() {
             let here = waiting.iter().filter(|(_, lane)| *lane == upstream.id);
             let keys: Vec<MessageKey> = here.map(|(key, _)| *key).collect();
             upstream.push_backlog(self.in_line(&keys));

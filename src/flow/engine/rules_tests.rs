@@ -168,6 +168,7 @@ impl World {
             account,
             items: vec![admitted],
             reply: Arc::clone(&self.customer),
+            policy: Arc::clone(&policy),
         };
         if let Input::Submits { .. } = &mut input {
             self.gateway.ingress.put(input);
@@ -185,7 +186,7 @@ impl World {
     fn sent(&mut self) -> Vec<Outgoing> {
         self.turn();
         let mut out = Vec::new();
-        for upstream in self.gateway.upstreams.iter() {
+        for upstream in self.gateway.upstreams().iter() {
             out.extend(upstream.take(0, 100, now()).out);
         }
         out.sort_by_key(|m| m.key);
@@ -422,6 +423,7 @@ fn without_room_for_it_a_waiting_message_was_never_there() {
         account,
         items,
         reply,
+        policy: Arc::clone(&policy),
     });
     world.turn();
     let marks = world

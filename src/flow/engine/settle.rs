@@ -16,6 +16,7 @@ use crate::flow::ingress::{Admitted, Mailbox, ToCustomer, ToUpstream, UpEvent};
 use crate::flow::lane::Outgoing;
 use crate::flow::outbox::{OutItem, Payload};
 use crate::flow::policy::Policy;
+use crate::flow::routing::Ask;
 use crate::ids::{AccountId, MessageKey, UpstreamId};
 use crate::store::{Accepted, BillingLine, Finished, Mark, MarkKind, Sent, Store, TariffVersion, flags};
 
@@ -23,27 +24,33 @@ impl<S: Store> Engine<S> {
     pub(super) fn submits(
         &mut self,
         account: Arc<AccountState>,
+        policy: &Arc<Policy>,
         items: Vec<Admitted>,
         reply: Arc<Mailbox<ToCustomer>>,
     ) {
-        let policy = self.gateway.policy.load_full();
+        let spec = account.spec();
         let mut sequences = Vec::with_capacity(items.len());
         let mut version = None;
         for item in items {
             self.turn = self.turn.wrapping_add(1);
             let turn = part_of(account.id, &item.message).unwrap_or(self.turn);
+            let ask = Ask {
+                account: &spec,
+                number: item.message.parts().dest,
+                turn,
+            };
             let lane = self
                 .gateway
-                .pick(&policy, item.route, turn)
+                .pick(policy, item.route, &ask)
                 .map_or(UpstreamId::NONE, |u| u.id);
             // Nearly always that of the message before.
             if version.replace(item.tariff) != Some(item.tariff) {
-                self.note_terms(&policy, &account, item.tariff);
+                self.note_terms(policy, &account, item.tariff);
             }
             if let Some(period) = item.quota {
                 self.pending.quotas.push((account.id, period, item.segments));
             }
-            let line = self.line_of(&policy, item.route, item.class);
+            let line = self.line_of(policy, item.route, item.class);
             let row = Accepted {
                 key: self.next_key(),
                 account: account.id,
@@ -432,6 +439,9 @@ impl<S: Store> Engine<S> {
         if open.phase == Phase::Sent {
             let seconds = now.saturating_sub(open.step_ms) as f64 / 1e3;
             self.gateway.metrics.receipt_seconds.record(seconds);
+            if let Some(upstream) = self.gateway.upstream(open.upstream) {
+                upstream.quality.ended(state == Final::Delivered);
+            }
         }
         self.batch.finished.push(row);
         for other in led {

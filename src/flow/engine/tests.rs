@@ -78,10 +78,9 @@ fn policy() -> Policy {
     let route = Route {
         name: "all".into(),
         prefixes: vec![String::new()],
-        accounts: Vec::new(),
-        senders: Vec::new(),
         to: vec![UpstreamId(0), UpstreamId(1)],
         strategy: Strategy::RoundRobin,
+        ..Route::default()
     };
     Policy {
         numbering: Numbering {
@@ -103,6 +102,7 @@ fn policy() -> Policy {
             join: true,
         }],
         plan: NumberPlan::default(),
+        mobile_only: false,
         classes: vec![String::new()],
         senders: HashMap::new(),
         rules: crate::flow::Rules::default(),
@@ -336,6 +336,7 @@ impl World {
         if !items.is_empty() {
             self.gateway.ingress.put(Input::Submits {
                 account,
+                policy,
                 items,
                 reply: Arc::clone(&self.customer),
             });
@@ -352,7 +353,7 @@ impl World {
 
     /// A bind takes what its window allows.
     fn take(&mut self, n: usize) {
-        let upstream = Arc::clone(&self.gateway.upstreams[n]);
+        let upstream = Arc::clone(&self.gateway.upstreams()[n]);
         let max = 1 + self.random.below(8);
         let taken = upstream.take(0, max, now());
         let mut events: Vec<UpEvent> = taken
@@ -375,7 +376,7 @@ impl World {
         }
         let at = self.random.below(self.flying[n].len());
         let message = self.flying[n].remove(at);
-        let upstream = Arc::clone(&self.gateway.upstreams[n]);
+        let upstream = Arc::clone(&self.gateway.upstreams()[n]);
         let what = if friendly { 9 } else { self.random.below(12) };
         let events = match what {
             0 => vec![UpEvent::Failed {

@@ -8,8 +8,9 @@ use super::Engine;
 use super::book::{Open, PartState, Phase};
 use crate::domain::message::Piece;
 use crate::domain::outcome::Final;
-use crate::flow::Policy;
 use crate::flow::lane::{Outgoing, PartSet, Rerouted, UnknownOutcome};
+use crate::flow::routing::Ask;
+use crate::flow::{Policy, Upstream};
 use crate::ids::{AccountId, MessageKey, UpstreamId};
 use crate::money::Money;
 use crate::store::{MarkKind, Progress, Store, StoreError};
@@ -52,6 +53,7 @@ impl<S: Store> Engine<S> {
         self.expire_parts(now);
         self.expire_rejoining(now);
         self.rebalance();
+        self.gateway.upstreams().iter().for_each(|u| u.quality.fold(now));
         self.outboxes(now);
         self.low_balances(now);
         self.expire_stored(now)?;
@@ -172,20 +174,21 @@ impl<S: Store> Engine<S> {
     /// after an upstream has come or gone, since nothing else can have changed the answer.
     fn rebalance(&mut self) {
         let gateway = Arc::clone(&self.gateway);
-        if gateway.upstreams.len() < 2 {
+        let upstreams = gateway.upstreams();
+        if upstreams.len() < 2 {
             return;
         }
         let policy = gateway.policy.load_full();
-        let turns = gateway.upstreams.iter().map(|u| u64::from(u.turns())).sum();
+        let turns = upstreams.iter().map(|u| u64::from(u.turns())).sum();
         if turns != self.upstream_turns {
             self.upstream_turns = turns;
-            for from in gateway.upstreams.iter().filter(|u| !u.live()) {
+            for from in upstreams.iter().filter(|u| !u.live()) {
                 if from.depth() != (0, 0) && gateway.has_detour(&policy, from.id) {
                     from.search();
                 }
             }
         }
-        for from in gateway.upstreams.iter().filter(|u| !u.live()) {
+        for from in upstreams.iter().filter(|u| !u.live()) {
             let found = from.reroute(REROUTE_MAX, |key| self.detour(&policy, key, from.id));
             if let Some(found) = found {
                 self.moved(found);
@@ -204,10 +207,24 @@ impl<S: Store> Engine<S> {
     pub(super) fn home(&self, policy: &Policy, key: MessageKey) -> Option<UpstreamId> {
         let open = self.book.get(key)?;
         let parts = open.stub.parts();
-        let route = self
-            .gateway
-            .route(policy, open.account, parts.source, parts.dest)?;
-        self.gateway.pick(policy, route, key.0).map(|u| u.id)
+        let accounts = self.gateway.accounts();
+        let account = accounts.get(open.account)?.spec();
+        let now = (self.options.now_ms)();
+        let found = policy.route_key(&account.name, parts.source, parts.dest, now);
+        let ask = Ask {
+            account: &account,
+            number: parts.dest,
+            turn: key.0,
+        };
+        let route = policy.routes.find(&found)?;
+        self.gateway.pick(policy, route, &ask).map(|u| u.id)
+    }
+
+    /// Whether an upstream may carry an open message: in the config, and neither against the account's lists nor its residency.
+    pub(super) fn may_carry(&self, key: MessageKey, upstream: &Upstream) -> bool {
+        let accounts = self.gateway.accounts();
+        let account = self.book.get(key).and_then(|o| accounts.get(o.account));
+        !upstream.retired() && account.is_some_and(|a| self.gateway.permits(&a.spec(), upstream).is_ok())
     }
 
     fn moved(&mut self, found: Rerouted) {
@@ -371,7 +388,7 @@ impl<S: Store> Engine<S> {
     /// Reads waiting messages back into lanes that run low, and stored deliveries into outboxes that do.
     pub(super) fn refill(&mut self) -> Result<(), StoreError> {
         let gateway = Arc::clone(&self.gateway);
-        for upstream in &gateway.upstreams {
+        for upstream in gateway.upstreams().iter() {
             for key in upstream.unloaded() {
                 self.book.set_stored(key, true);
             }
@@ -472,9 +489,9 @@ impl<S: Store> Engine<S> {
                         continue;
                     }
                     let policy = self.gateway.policy.load_full();
-                    let to = match self.gateway.upstream(upstream) {
+                    let to = match self.gateway.upstream(upstream).filter(|u| self.may_carry(key, u)) {
                         Some(u) => u.id,
-                        None => self.home(&policy, key).unwrap_or(upstream),
+                        None => self.home(&policy, key).unwrap_or(UpstreamId::NONE),
                     };
                     self.book.moved(key, to);
                     self.book.set_stored(key, true);

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use super::habits::{IdHabits, UnknownStats};
 use super::ingress::{Signal, UpEvent, lock};
+use super::routing::Quality;
 use crate::domain::message::Piece;
 use crate::ids::{AccountId, MessageKey, UpstreamId};
 use fair::Fair;
@@ -66,6 +67,10 @@ pub struct Upstream {
     pub habits: IdHabits,
     /// Words of its receipts that stand for no state we know.
     pub unknown_stats: UnknownStats,
+    /// How much of what it took it has delivered lately.
+    pub quality: Quality,
+    /// It is no longer in the config: nothing goes to it any more.
+    retired: AtomicBool,
     /// Its binds.
     pub binds: Vec<BindInfo>,
     /// Accepted by the SMSC since the start.
@@ -105,6 +110,8 @@ impl Upstream {
             id,
             habits: IdHabits::new(options.id_form),
             unknown_stats: UnknownStats::default(),
+            quality: Quality::default(),
+            retired: AtomicBool::new(false),
             lane: Mutex::new(Lane {
                 fair: Fair::new(options.queue_max),
                 pace: Pacer::new(options.tps),
@@ -125,10 +132,22 @@ impl Upstream {
         }
     }
 
+    /// Takes it out of routing for good: it is no longer in the config, or another has taken its place.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.turns.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether [`Upstream::retire`] was called.
+    #[must_use]
+    pub fn retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
     /// Can send now.
     #[must_use]
     pub fn live(&self) -> bool {
-        self.enabled() && self.senders.load(Ordering::Acquire) > 0
+        !self.retired() && self.enabled() && self.senders.load(Ordering::Acquire) > 0
     }
 
     /// Switched on.

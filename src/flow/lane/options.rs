@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::flow::habits::IdForm;
+use crate::flow::routing::Offer;
 
 /// What to do with a message that was written and never answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -52,6 +53,8 @@ pub struct UpstreamOptions {
     pub id_form: Option<IdForm>,
     /// Parts that customers have cut are put together for it.
     pub rejoins: bool,
+    /// What it is to routing.
+    pub offer: Offer,
 }
 
 /// A bind, for listing.

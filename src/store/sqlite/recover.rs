@@ -428,6 +428,9 @@ fn account(r: &Row<'_>) -> rusqlite::Result<Account> {
         low_balance: Money(r.get(22)?),
         quota_day: ms(r, 23)?,
         quota_month: ms(r, 24)?,
+        allow_upstreams: list(r.get("allow_upstreams")?),
+        deny_upstreams: list(r.get("deny_upstreams")?),
+        residency: r.get("residency")?,
     })
 }
 

@@ -36,6 +36,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::Journals(V3, v3_journal),
     Migration::Code(holds_into_ledger),
     Migration::Sql(super::rules::SCHEMA),
+    Migration::Sql(ROUTING),
 ];
 
 const V1: &str = r"
@@ -162,6 +163,13 @@ CREATE TABLE usage(
 fn v3_journal(segment: i64) -> String {
     format!("ALTER TABLE accepted_{segment} ADD COLUMN line INTEGER NOT NULL DEFAULT 0;")
 }
+
+/// Which upstreams may carry an account's messages; numbers whose operator receipts have shown; what upstreams cost.
+const ROUTING: &str = r"
+ALTER TABLE account ADD COLUMN allow_upstreams TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN deny_upstreams TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN residency TEXT NOT NULL DEFAULT '';
+";
 
 /// Releases before kept holds out of the ledger: those of messages that are open now go in.
 fn holds_into_ledger(conn: &Connection) -> rusqlite::Result<()> {

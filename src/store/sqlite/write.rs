@@ -482,7 +482,7 @@ fn few(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 
 fn put_account(conn: &Connection, a: &Account) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "INSERT OR REPLACE INTO account VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO account VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(rusqlite::params![
         a.id.0,
@@ -510,6 +510,9 @@ fn put_account(conn: &Connection, a: &Account) -> rusqlite::Result<()> {
         a.low_balance.0,
         a.quota_day as i64,
         a.quota_month as i64,
+        a.allow_upstreams.join(","),
+        a.deny_upstreams.join(","),
+        &a.residency,
     ])?;
     Ok(())
 }
