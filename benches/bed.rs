@@ -116,6 +116,7 @@ pub fn submission(number: &[u8]) -> Submission<'_> {
         },
         national: false,
         segments: Some(1),
+        due_ms: Ok(None),
         expires_ms: Ok(None),
     }
 }

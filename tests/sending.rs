@@ -201,3 +201,136 @@ fn what_priority_flag_may_ask_for_is_the_operators_to_say() {
     let came = order(&world, &mut smsc, &[0, 3, 0, 3]);
     assert_eq!(came, ["00", "31", "02", "33"]);
 }
+
+/// In so many seconds, as SMPP writes it.
+fn in_seconds(n: u64) -> Vec<u8> {
+    smsconnect::smpp::relative_time(n).to_vec()
+}
+
+fn scheduled(at: &[u8]) -> ShortMessage<'_> {
+    ShortMessage {
+        schedule_delivery_time: at,
+        ..message(b"later")
+    }
+}
+
+#[test]
+fn a_scheduled_message_goes_at_its_time_and_survives_a_restart() {
+    let (mut world, script) = scripted(|_| {});
+    let mut smsc = script.bound();
+    let mut p = world.bound("acme");
+    let start = Instant::now();
+    let id = p.submit(&scheduled(&in_seconds(3))).message_id();
+    let mut absolute = Vec::new();
+    let day = smsconnect::clock::now_ms() + 86_400_000;
+    smsconnect::smpp::format_absolute(day, &mut absolute);
+    let far = p.submit(&scheduled(&absolute)).message_id();
+    assert_eq!(world.message(&id)["state"], "scheduled");
+    common::eventually("it is on record alone", || {
+        world.message(&far)["state"] == "scheduled"
+    });
+    common::silent(&mut smsc);
+    drop(smsc);
+    drop(p);
+    world.stop();
+    let again = std::thread::spawn(move || (script.bound(), script));
+    world.start();
+    let (mut smsc, _script) = again.join().unwrap();
+    let got = smsc.expect(CommandId::SUBMIT_SM);
+    // Its clock follows the wall clock by a fiftieth at most.
+    let early = Duration::from_millis(3_000 - 3_000 / 50 - 2);
+    assert!(start.elapsed() >= early, "never early: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8));
+    smsc.accept(&got, "1");
+    world.state(&id, "sent");
+    assert_eq!(world.message(&far)["state"], "scheduled");
+    common::silent(&mut smsc);
+    world.reconciles();
+}
+
+#[test]
+fn a_time_too_far_ahead_or_long_past_is_no_schedule() {
+    let (world, _script, mut smsc, mut p) = both_bound(scripted(|c| c.customer.schedule_max_s = 3_600));
+    for at in [
+        in_seconds(3_700),
+        b"200101000000000+".to_vec(),
+        b"whenever".to_vec(),
+    ] {
+        assert_eq!(p.submit(&scheduled(&at)).status, CommandStatus::ESME_RINVSCHED);
+    }
+    assert_eq!(
+        p.submit(&scheduled(&in_seconds(3_500))).status,
+        CommandStatus::ESME_ROK
+    );
+    common::silent(&mut smsc);
+    world.reconciles();
+}
+
+#[test]
+fn a_validity_that_ends_before_the_time_expires_the_message_and_gives_the_money_back() {
+    let (world, _script, mut smsc, mut p) = both_bound(scripted(|_| {}));
+    let (at, valid) = (in_seconds(3_000), in_seconds(1));
+    let sm = ShortMessage {
+        validity_period: &valid,
+        ..scheduled(&at)
+    };
+    let id = p.submit(&sm).message_id();
+    let got = p.delivery();
+    assert!(
+        got.text().contains(&id) && got.text().contains("stat:EXPIRED"),
+        "{}",
+        got.text()
+    );
+    common::wallet_is(&world, "acme", "1000.00", "0.00");
+    common::silent(&mut smsc);
+    world.reconciles();
+}
+
+#[test]
+fn a_scheduled_message_is_cancelled_and_its_money_comes_back() {
+    let (world, _script, mut smsc, mut p) = both_bound(scripted(|_| {}));
+    // One that is kept by its key alone, and one whose time is near.
+    for n in [86_400, 200] {
+        let id = p.submit(&scheduled(&in_seconds(n))).message_id();
+        assert_eq!(world.message(&id)["state"], "scheduled");
+        let cancelled = world.admin("message.cancel", json!({"id": id}));
+        if cancelled.is_err() {
+            let mut body = vec![0];
+            body.extend_from_slice(format!("{id}\0").as_bytes());
+            body.extend_from_slice(&[5, 0]);
+            body.extend_from_slice(b"ACME\0");
+            body.extend_from_slice(&[1, 1]);
+            body.extend_from_slice(b"254712345678\0");
+            p.request(CommandId::CANCEL_SM, &body);
+            let got = p.expect(CommandId::CANCEL_SM_RESP);
+            assert_eq!(got.status, CommandStatus::ESME_ROK);
+        }
+        world.state(&id, "DELETED");
+    }
+    common::wallet_is(&world, "acme", "1000.00", "0.00");
+    common::silent(&mut smsc);
+    world.reconciles();
+}
+
+#[test]
+fn replace_sm_gives_a_scheduled_message_another_text_and_time() {
+    let (world, _script, mut smsc, mut p) = both_bound(scripted(|_| {}));
+    // It is kept by its key alone until it is asked for.
+    let id = p.submit(&scheduled(&in_seconds(86_400))).message_id();
+    assert_eq!(world.message(&id)["state"], "scheduled");
+    let mut body = format!("{id}\0").into_bytes();
+    body.extend_from_slice(b"\x05\x00ACME\0");
+    body.extend_from_slice(&in_seconds(2));
+    body.extend_from_slice(b"\0\0\x01\x00\x06sooner");
+    let start = Instant::now();
+    p.request(CommandId::REPLACE_SM, &body);
+    let got = p.expect(CommandId::REPLACE_SM_RESP);
+    assert_eq!(got.status, CommandStatus::ESME_ROK);
+    let got = smsc.expect(CommandId::SUBMIT_SM);
+    assert_eq!(got.text(), "sooner");
+    assert!(start.elapsed() >= Duration::from_secs(1), "at its new time");
+    smsc.accept(&got, "1");
+    world.state(&id, "sent");
+    common::silent(&mut smsc);
+    world.reconciles();
+}

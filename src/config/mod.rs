@@ -267,6 +267,8 @@ pub struct Customer {
     pub validity_default_s: u64,
     /// Longer ones are cut.
     pub validity_max_s: u64,
+    /// How far ahead a message may be scheduled; 0: not at all.
+    pub schedule_max_s: u64,
     /// No final receipt by then: UNKNOWN.
     pub receipt_timeout_s: u64,
     /// Receipts and MO wait this long for a customer who is offline.
@@ -297,6 +299,7 @@ impl Default for Customer {
             connections_max: 20_000,
             validity_default_s: 86_400,
             validity_max_s: 604_800,
+            schedule_max_s: 2_592_000,
             receipt_timeout_s: 259_200,
             receipt_keep_s: 604_800,
             join_timeout_ms: 60_000,

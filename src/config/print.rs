@@ -27,7 +27,7 @@ pub fn print(c: &Config) -> String {
         let _written = writeln!(out, "{text}");
     };
     put(format!(
-        "[customer]\nlisten = {}\ntls_listen = {}\ntls_cert = {:?}\ntls_key = {:?}\ntls_client_ca = {:?}\nsystem_id = {:?}\nbind_timeout_ms = {}\nenquire_link_ms = {}\nidle_timeout_ms = {}\nresponse_timeout_ms = {}\npdu_timeout_ms = {}\nwindow_max = {}\ndeliver_window = {}\ndeliver_retry_min_ms = {}\ndeliver_retry_max_ms = {}\ndeliver_attempts_max = {}\nconnections_max = {}\nvalidity_default_s = {}\nvalidity_max_s = {}\nreceipt_timeout_s = {}\nreceipt_keep_s = {}\njoin_timeout_ms = {}\n",
+        "[customer]\nlisten = {}\ntls_listen = {}\ntls_cert = {:?}\ntls_key = {:?}\ntls_client_ca = {:?}\nsystem_id = {:?}\nbind_timeout_ms = {}\nenquire_link_ms = {}\nidle_timeout_ms = {}\nresponse_timeout_ms = {}\npdu_timeout_ms = {}\nwindow_max = {}\ndeliver_window = {}\ndeliver_retry_min_ms = {}\ndeliver_retry_max_ms = {}\ndeliver_attempts_max = {}\nconnections_max = {}\nvalidity_default_s = {}\nvalidity_max_s = {}\nschedule_max_s = {}\nreceipt_timeout_s = {}\nreceipt_keep_s = {}\njoin_timeout_ms = {}\n",
         addresses(&o.listen),
         addresses(&o.tls_listen),
         path(&o.tls_cert),
@@ -47,6 +47,7 @@ pub fn print(c: &Config) -> String {
         o.connections_max,
         o.validity_default_s,
         o.validity_max_s,
+        o.schedule_max_s,
         o.receipt_timeout_s,
         o.receipt_keep_s,
         o.join_timeout_ms

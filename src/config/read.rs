@@ -121,6 +121,7 @@ fn customer(r: &mut Reader<'_, '_>, c: &mut Config) {
     r.u32("connections_max", 1, 1_000_000, &mut o.connections_max);
     r.u64("validity_default_s", 1, YEAR_S, &mut o.validity_default_s);
     r.u64("validity_max_s", 1, YEAR_S, &mut o.validity_max_s);
+    r.u64("schedule_max_s", 0, YEAR_S, &mut o.schedule_max_s);
     r.u64("receipt_timeout_s", 1, YEAR_S, &mut o.receipt_timeout_s);
     r.u64("receipt_keep_s", 1, YEAR_S, &mut o.receipt_keep_s);
     r.u64("join_timeout_ms", 1, DAY_MS, &mut o.join_timeout_ms);

@@ -259,6 +259,7 @@ fn policy(config: &Config, routes: RouteTable) -> Result<Policy, String> {
         rules: crate::flow::Rules::default(),
         validity_default_ms: c.validity_default_s * 1_000,
         validity_max_ms: c.validity_max_s * 1_000,
+        schedule_max_ms: c.schedule_max_s * 1_000,
         receipt_timeout_ms: c.receipt_timeout_s * 1_000,
         receipt_keep_ms: c.receipt_keep_s * 1_000,
         join_timeout_ms: c.join_timeout_ms,

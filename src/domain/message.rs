@@ -134,6 +134,8 @@ impl Flags {
     pub const UCS2: u8 = 0x40;
     /// The bits of priority_flag itself.
     pub const PRIORITY: u8 = 0x03;
+    /// In `priority`: see [`Flags::scheduled`].
+    const SCHEDULED: u8 = 0x04;
     /// Where in `priority` its level begins, see [`Flags::level`].
     const LEVEL: u8 = 4;
 
@@ -143,6 +145,26 @@ impl Flags {
     #[must_use]
     pub const fn level(self) -> u8 {
         self.priority >> Flags::LEVEL & 0x03
+    }
+
+    /// Whether the customer has given a time before which it is not to go (schedule_delivery_time).
+    #[must_use]
+    pub const fn scheduled(self) -> bool {
+        self.priority & Flags::SCHEDULED != 0
+    }
+
+    /// The same with such a time, or without.
+    #[must_use]
+    pub const fn with_schedule(self, scheduled: bool) -> Flags {
+        let others = self.priority & !Flags::SCHEDULED;
+        Flags {
+            priority: if scheduled {
+                others | Flags::SCHEDULED
+            } else {
+                others
+            },
+            ..self
+        }
     }
 
     /// The same with another level.

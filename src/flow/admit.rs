@@ -27,6 +27,8 @@ pub struct Submission<'a> {
     pub national: bool,
     /// Segments as counted, or `None` if there are too many for one message.
     pub segments: Option<u8>,
+    /// schedule_delivery_time as an instant, ms since the epoch; `None`: at once; `Err` if it is unreadable.
+    pub due_ms: Result<Option<u64>, ()>,
     /// validity_period as a length from now, or an instant; `Err` if it is over or unreadable.
     pub expires_ms: Result<Option<u64>, ()>,
 }
@@ -55,7 +57,8 @@ pub fn admit(
     if let Some(reason) = gateway.closed_for_submits() {
         return Err(reason);
     }
-    let expires_ms = expiry(policy, submission, now_ms)?;
+    let due_ms = schedule(policy, submission, now_ms)?;
+    let expires_ms = expiry(policy, submission, due_ms, now_ms)?;
     let parts = &submission.parts;
     let dest = policy
         .destination(parts.dest, submission.national)
@@ -71,7 +74,14 @@ pub fn admit(
         },
         ..*parts
     };
-    let judged = judged(gateway, policy, account, &spec, &parts, now_ms)?;
+    let judged = judged(
+        gateway,
+        policy,
+        account,
+        &spec,
+        &parts,
+        (now_ms, due_ms.max(now_ms)),
+    )?;
     let judged = judged.as_deref();
     let class = judged.map_or(0, |j| j.class);
     let segments = match judged.and_then(|j| j.text.as_ref()) {
@@ -117,7 +127,9 @@ pub fn admit(
     }
     let asked = parts.flags.priority & Flags::PRIORITY;
     let level = policy.urgency.level(&spec.name, route, class, asked);
-    parts.flags = parts.flags.with_level(level);
+    let not_before_ms = judged.map_or(0, |j| j.not_before_ms).max(due_ms);
+    let scheduled = due_ms > 0 && not_before_ms == due_ms;
+    parts.flags = parts.flags.with_level(level).with_schedule(scheduled);
     let message = Message::new(&parts);
     gateway.in_commit.fetch_add(1, Ordering::Relaxed);
     gateway
@@ -131,7 +143,7 @@ pub fn admit(
         tariff: quote.version,
         charge_on: quote.tariff.charge_on,
         class: quote.class,
-        not_before_ms: judged.map_or(0, |j| j.not_before_ms),
+        not_before_ms,
         quota: period,
         wants: Wants::from_bits(parts.flags.registered_delivery),
         segments,
@@ -147,7 +159,7 @@ fn judged(
     account: &AccountState,
     spec: &Account,
     parts: &Parts<'_>,
-    now_ms: u64,
+    now_ms: (u64, u64),
 ) -> Result<Option<Box<Judged>>, Reject> {
     if policy.rules.any() || gateway.live.any() {
         return judge(gateway, policy, account, spec, parts, now_ms).map(|j| Some(Box::new(j)));
@@ -230,11 +242,29 @@ fn within_quota(
     }
 }
 
-fn expiry(policy: &Policy, submission: &Submission<'_>, now_ms: u64) -> Result<u64, Reject> {
-    let longest = now_ms + policy.validity_max_ms;
+/// When the customer wants it sent; 0: at once. A time that has just passed is now: clocks differ, and messages are on their way
+/// for a moment.
+fn schedule(policy: &Policy, submission: &Submission<'_>, now_ms: u64) -> Result<u64, Reject> {
+    match submission.due_ms {
+        Err(()) => Err(Reject::Schedule),
+        Ok(None) => Ok(0),
+        Ok(Some(at)) if at + JUST_PASSED_MS < now_ms => Err(Reject::Schedule),
+        Ok(Some(at)) if at > now_ms + policy.schedule_max_ms => Err(Reject::Schedule),
+        Ok(Some(at)) if at <= now_ms => Ok(0),
+        Ok(Some(at)) => Ok(at),
+    }
+}
+
+/// A schedule_delivery_time that has passed for no longer than this is now, ms.
+const JUST_PASSED_MS: u64 = 60_000;
+
+/// Validity counts from the submission; where none is given, from when the message may go. The longest is that of a message that
+/// goes at that time.
+fn expiry(policy: &Policy, submission: &Submission<'_>, due_ms: u64, now_ms: u64) -> Result<u64, Reject> {
+    let longest = due_ms.max(now_ms) + policy.validity_max_ms;
     match submission.expires_ms {
         Err(()) => Err(Reject::Validity),
-        Ok(None) => Ok((now_ms + policy.validity_default_ms).min(longest)),
+        Ok(None) => Ok((due_ms.max(now_ms) + policy.validity_default_ms).min(longest)),
         Ok(Some(at)) if at <= now_ms => Err(Reject::Validity),
         Ok(Some(at)) => Ok(at.min(longest)),
     }

@@ -57,6 +57,8 @@ pub struct Policy {
     pub validity_default_ms: u64,
     /// Longest validity, ms; longer ones are cut.
     pub validity_max_ms: u64,
+    /// A message may be scheduled so far ahead, ms.
+    pub schedule_max_ms: u64,
     /// Without a final receipt for this long a message is UNKNOWN, ms.
     pub receipt_timeout_ms: u64,
     /// Receipts and inbound messages wait this long for a customer, ms.

@@ -307,9 +307,6 @@ impl Logic {
         self.may()?;
         let replace = ReplaceSm::decode(body)?;
         smpp::check_replace(&replace)?;
-        if !replace.schedule_delivery_time.is_empty() {
-            return Err(Reject::Schedule.into());
-        }
         let payload = replace
             .tlvs
             .get(Tag::MESSAGE_PAYLOAD)
@@ -319,11 +316,18 @@ impl Logic {
             Ok(at) => at,
             Err(()) => return Err(Reject::Validity.into()),
         };
+        let longest = now + self.shared.gateway.policy.load().schedule_max_ms;
+        let due_ms = match submit::expires(replace.schedule_delivery_time, now) {
+            Ok(Some(at)) if at <= now || at > longest => return Err(Reject::Schedule.into()),
+            Ok(at) => at,
+            Err(()) => return Err(Reject::Schedule.into()),
+        };
         let operation = Operation::Replace {
             key: key(replace.message_id)?,
             source: replace.source.addr.into(),
             replacement: Box::new(Replacement {
                 expires_ms,
+                due_ms,
                 registered_delivery: replace.registered_delivery.0,
                 default_msg_id: replace.sm_default_msg_id,
                 text: payload.unwrap_or(replace.short_message).into(),

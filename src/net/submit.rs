@@ -38,9 +38,6 @@ pub(super) fn read<'a>(
     sm: &ShortMessage<'a>,
     now_ms: u64,
 ) -> Result<Submission<'a>, Fault> {
-    if !sm.schedule_delivery_time.is_empty() {
-        return Err(Reject::Schedule.into());
-    }
     // An empty text is an ordinary message (SMPP 3.4 §4.4.1: sm_length may be 0); some clients send it as a ping of the phone.
     let flags = Flags {
         source_ton: sm.source.ton.0,
@@ -67,6 +64,7 @@ pub(super) fn read<'a>(
         ticket,
         national: sm.dest.ton.0 == TON_NATIONAL,
         segments: count(&parts),
+        due_ms: expires(sm.schedule_delivery_time, now_ms),
         expires_ms: expires(sm.validity_period, now_ms),
         parts,
     })
@@ -133,6 +131,7 @@ fn count(parts: &Parts<'_>) -> Option<u8> {
     .ok()
 }
 
+/// A time field as an instant, ms since the epoch.
 pub(super) fn expires(field: &[u8], now_ms: u64) -> Result<Option<u64>, ()> {
     match smpp::parse_time(field) {
         Err(_) => Err(()),

@@ -57,6 +57,8 @@ pub struct Open {
     pub written: bool,
     /// It goes, or went, to an upstream as one with others, and another of them leads.
     pub led: bool,
+    /// Its customer has given a time for it: that is why it waits, if it does.
+    pub scheduled: bool,
     /// Price of all segments.
     pub price: Money,
     /// Version of the tariff: its terms decide what is kept.
@@ -142,6 +144,8 @@ pub struct Book {
     terms: HashMap<u32, Terms, foldhash::fast::FixedState>,
     /// Until when messages wait that must not go yet: few, so that the others do not pay for them.
     waits: HashMap<u64, u64, foldhash::fast::FixedState>,
+    /// How many of those are kept by their key alone, see [`super::asleep`].
+    asleep: usize,
 }
 
 /// Open messages for which room is kept when there are fewer.
@@ -157,7 +161,7 @@ impl Book {
     /// How many messages are open.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.open.len() + self.rests.len()
+        self.open.len() + self.rests.len() + self.asleep
     }
 
     /// How many of them do not rest.
@@ -177,6 +181,34 @@ impl Book {
         if let Some(open) = self.open.swap_remove(&key.0) {
             self.correlation.remove(open.correlation, key);
             self.rests.insert(entry);
+        }
+    }
+
+    /// How many messages are kept by their key alone until their time comes.
+    #[must_use]
+    pub fn asleep(&self) -> usize {
+        self.asleep
+    }
+
+    /// Whether one is.
+    #[must_use]
+    pub fn is_asleep(&self, key: MessageKey) -> bool {
+        self.asleep > 0 && self.waits.contains_key(&key.0) && !self.open.contains_key(&key.0)
+    }
+
+    /// From now on one is: only its time is kept.
+    pub(super) fn leave_for_sleep(&mut self, key: MessageKey) {
+        if self.open.swap_remove(&key.0).is_some() {
+            self.asleep += 1;
+        }
+    }
+
+    /// Its row was read back. What it did to the wallet is done.
+    pub(super) fn awake(&mut self, row: &Accepted) {
+        if self.is_asleep(row.key) {
+            self.asleep -= 1;
+            self.accepted(row, UpstreamId::NONE);
+            self.set_stored(row.key, true);
         }
     }
 
@@ -278,6 +310,7 @@ impl Book {
                 stored: false,
                 written: false,
                 led: false,
+                scheduled: a.message.flags().scheduled(),
                 price: a.price,
                 tariff: a.tariff,
                 line: a.line,
@@ -553,6 +586,7 @@ impl Book {
             o.segments = a.segments;
             o.wants = a.wants;
             o.expires_ms = a.expires_ms;
+            o.scheduled = a.message.flags().scheduled();
             o.stub = a.message.stub();
         }
     }

@@ -337,6 +337,7 @@ impl<S: Store> Engine<S> {
         for (a, lane) in self.batch.accepted.drain(..).zip(self.pending.lanes.drain(..)) {
             octets += a.message.record().len();
             if self.book.waits(a.key).is_some() {
+                self.drowsy.push(a.key);
                 continue;
             }
             let message = Outgoing {

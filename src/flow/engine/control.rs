@@ -27,8 +27,15 @@ impl<S: Store> Engine<S> {
             Control::SettlePayout { reference, state } => self.settle_payout(&reference, state, reply, now),
             Control::ShowOpen(key) => {
                 let mut view = self.book.get(key).map(|o| Self::view(key, o));
+                let scheduled = self.book.get(key).is_some_and(|o| o.scheduled);
                 if let Some((view, until)) = view.as_mut().zip(self.book.waits(key)) {
-                    view.state = if until == Mark::NEVER { "review" } else { "waiting" };
+                    view.state = if until == Mark::NEVER {
+                        "review"
+                    } else if scheduled {
+                        "scheduled"
+                    } else {
+                        "waiting"
+                    };
                 }
                 self.pending.replies.push((reply, Ok(ControlReply::Open(view))));
             }

@@ -3,6 +3,7 @@
 //! Each turn takes what has come in, turns it into one batch, commits it, and only then lets answers, dispatches and
 //! receipts out. Nothing else in the program writes messages or money.
 
+mod asleep;
 mod book;
 mod commit;
 mod control;
@@ -146,6 +147,10 @@ pub struct Engine<S> {
     due: BTreeMap<(u64, MessageKey), ()>,
     /// Messages that wait for a time, by time.
     waiting: BTreeSet<(u64, MessageKey)>,
+    /// Of those, none up to here is asleep.
+    awake_upto: (u64, MessageKey),
+    /// Messages that may sleep once this turn is on record.
+    drowsy: Vec<MessageKey>,
     /// Messages that wait for a person.
     held: BTreeSet<MessageKey>,
     /// Senders, suppressed numbers and cases.
@@ -245,6 +250,8 @@ impl<S: Store> Engine<S> {
             book: Book::default(),
             due: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            awake_upto: (0, MessageKey(0)),
+            drowsy: Vec::new(),
             held: BTreeSet::new(),
             rules: rules::RuleState::default(),
             answered: optout::Answered::default(),
@@ -337,7 +344,9 @@ impl<S: Store> Engine<S> {
         if self.inputs.is_empty() && self.seal_waits {
             Duration::from_millis(5)
         } else if self.inputs.is_empty() && self.cancels.is_empty() && self.store.backlog() == 0 {
-            Duration::from_millis((self.tick_ms + TICK_MS).saturating_sub(now).max(1))
+            // What has been given a time goes at that time.
+            let timed = self.waiting.first().map_or(u64::MAX, |(due, _)| *due);
+            Duration::from_millis((self.tick_ms + TICK_MS).min(timed).saturating_sub(now).max(1))
         } else {
             Duration::ZERO
         }
@@ -367,6 +376,7 @@ impl<S: Store> Engine<S> {
                 break;
             }
         }
+        self.wake_due(now)?;
         if now >= self.tick_ms + TICK_MS {
             self.tick_ms = now;
             self.upkeep(now)?;
@@ -377,6 +387,9 @@ impl<S: Store> Engine<S> {
             return Err(error);
         }
         self.rest(now, 2 * self.rate.last_batch + RESTS);
+        for key in self.drowsy.drain(..) {
+            self.book.sleep(key, now);
+        }
         self.tell_open();
         self.store.checkpoint()?;
         self.refill()?;

@@ -20,6 +20,7 @@ use crate::flow::lane::Outgoing;
 use crate::flow::lookup::{Job, Question};
 use crate::flow::quote::quote_as;
 use crate::flow::rules::judge;
+use crate::flow::rules::opens;
 use crate::ids::{MessageKey, UpstreamId};
 use crate::money::Money;
 use crate::store::{Accepted, Mark, MarkKind, Store, StoreError};
@@ -55,6 +56,8 @@ pub(super) struct CancelJob {
 pub struct Replacement {
     /// Until when it may be sent, if that is to change.
     pub expires_ms: Option<u64>,
+    /// Before when it is not to be sent, if that is to change.
+    pub due_ms: Option<u64>,
     /// registered_delivery.
     pub registered_delivery: u8,
     /// sm_default_msg_id.
@@ -306,7 +309,18 @@ impl<S: Store> Engine<S> {
             job.keys.extend(self.rejoining.keys());
             job.keys.extend(self.book.waiting().map(|(key, _)| key));
         }
-        let n = CANCEL_SLICE.min(job.keys.len());
+        // Those that sleep have to be read to know whose they are.
+        let asleep = self.book.asleep() > 0;
+        let n = if asleep { CANCEL_SLICE / 10 } else { CANCEL_SLICE }.min(job.keys.len());
+        if asleep {
+            let first = job.keys.iter().take(n).copied();
+            let keys: Vec<MessageKey> = first.filter(|k| self.book.is_asleep(*k)).collect();
+            if let Err(error) = self.awaken(&keys) {
+                self.cancels.push_front(job);
+                return Err(error);
+            }
+            self.drowsy.extend(keys);
+        }
         let mut found: Vec<MessageKey> = job
             .keys
             .drain(..n)
@@ -371,6 +385,10 @@ impl<S: Store> Engine<S> {
         let (Some(open), Some(old)) = (self.book.get(key).cloned(), old) else {
             return Ok(None);
         };
+        // A person decides about it first.
+        if new.due_ms.is_some() && self.book.waits(key) == Some(Mark::NEVER) {
+            return Ok(Some(Outcome::Refused(Reject::Schedule)));
+        }
         let row = match self.replaced_row(account, key, &open, &old, &new, now) {
             Ok(row) => row,
             Err(reason) => return Ok(Some(Outcome::Refused(reason))),
@@ -424,7 +442,14 @@ impl<S: Store> Engine<S> {
         self.mark(open.upstream, key, Piece::WHOLE, MarkKind::Replaced, now);
         self.book.replaced(&row);
         self.watch(key, row.expires_ms, now);
-        if !open.stored {
+        let put_off = match new.due_ms {
+            Some(due) => {
+                self.put_off(key, &open, due);
+                true
+            }
+            None => self.book.waits(key).is_some(),
+        };
+        if !open.stored && !put_off {
             let message = Outgoing {
                 key,
                 piece: Piece::WHOLE,
@@ -441,6 +466,23 @@ impl<S: Store> Engine<S> {
         }
         self.batch.replaced.push(row);
         Ok(Some(Outcome::Done))
+    }
+
+    /// A message that was taken out of its lane waits for the time that its customer has given it now.
+    fn put_off(&mut self, key: MessageKey, open: &Open, due: u64) {
+        let lane = self.gateway.upstream(open.upstream);
+        if open.stored
+            && self.book.waits(key).is_none()
+            && let Some(lane) = lane
+        {
+            lane.forget_key(open.account, open.level, key);
+        }
+        let policy = self.gateway.policy.load_full();
+        let class = self.class_of_line(key);
+        let operator = policy.operator(open.stub.parts().dest);
+        let until = opens(&policy.rules, &class, operator, due).unwrap_or(due);
+        self.wait_until(key, open.upstream, until);
+        self.drowsy.push(key);
     }
 
     /// The accepted row as it is from now on. data_coding, esm_class and the addresses stay: replace_sm has none of them
@@ -471,7 +513,9 @@ impl<S: Store> Engine<S> {
             registered_delivery: new.registered_delivery,
             default_msg_id: new.default_msg_id,
             data_coding,
-            ..parts.flags
+            ..parts
+                .flags
+                .with_schedule(new.due_ms.is_some() || parts.flags.scheduled())
         };
         let udhi = flags.esm_class & 0x40 != 0;
         if udhi && text::udh::header_len(&new_text).is_none() {
@@ -484,9 +528,15 @@ impl<S: Store> Engine<S> {
             sar_total: None,
         };
         let segments = text::count(&content).map_err(|_| Reject::TooLong)?;
-        let longest = now + policy.validity_max_ms;
+        let longest = new.due_ms.unwrap_or(now).max(now) + policy.validity_max_ms;
+        // One that is put off must not end before its time because nobody has given it a validity.
+        let kept = new.due_ms.map_or(open.expires_ms, |due| {
+            open.expires_ms
+                .max((due + policy.validity_default_ms).min(longest))
+        });
         let long = new_text.len() > SHORT_MAX;
         let payload = payload_tlv(&new_text);
+        let new_due = new.due_ms;
         let mut parts = Parts {
             flags,
             text: if long { &[] } else { &new_text },
@@ -495,7 +545,14 @@ impl<S: Store> Engine<S> {
             ..parts
         };
         // A new text is judged as the first one was: replacing is no way around a rule.
-        let judged = judge(&self.gateway, &policy, account, &spec, &parts, now)?;
+        let judged = judge(
+            &self.gateway,
+            &policy,
+            account,
+            &spec,
+            &parts,
+            (now, new_due.unwrap_or(now)),
+        )?;
         if judged.not_before_ms == Mark::NEVER && self.book.waits(key) != Some(Mark::NEVER) {
             return Err(Reject::Content);
         }
@@ -511,7 +568,7 @@ impl<S: Store> Engine<S> {
             key,
             account: open.account,
             at_ms: open.at_ms,
-            expires_ms: new.expires_ms.map_or(open.expires_ms, |at| at.min(longest)),
+            expires_ms: new.expires_ms.map_or(kept, |at| at.min(longest)),
             price: quote.price,
             tariff: quote.version,
             charge_on: open.charge_on,

@@ -271,6 +271,7 @@ impl<S: Store> Engine<S> {
         for (key, until) in waits {
             self.book.set_stored(key, true);
             self.waits(key, until);
+            self.drowsy.push(key);
         }
         waiting.sort_unstable();
         for (key, lane) in &waiting {

@@ -198,7 +198,7 @@ impl<S: Store> Engine<S> {
     /// Reads those messages back that an input brings receipts of.
     pub(super) fn wake_for(&mut self, input: &Input) -> Result<(), StoreError> {
         let Input::Upstream { upstream, events, .. } = input else {
-            return Ok(());
+            return self.awaken_for(input);
         };
         self.wake(events.iter().filter_map(|event| match event {
             UpEvent::Receipt(_, r) => Some((*upstream, &*r.smsc_id, [&*r.number, &*r.other])),

@@ -161,6 +161,7 @@ impl World {
             },
             national: false,
             segments: Some(1),
+            due_ms: Ok(None),
             expires_ms: Ok(valid_ms.map(|ms| now() + ms)),
         };
         let admitted = admit(&self.gateway, &policy, &account, &submission, now())?;
@@ -415,6 +416,7 @@ fn without_room_for_it_a_waiting_message_was_never_there() {
         },
         national: false,
         segments: Some(1),
+        due_ms: Ok(None),
         expires_ms: Ok(None),
     };
     let items = vec![admit(&world.gateway, &policy, &account, &submission, now()).unwrap()];

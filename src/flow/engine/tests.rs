@@ -110,6 +110,7 @@ fn policy() -> Policy {
         day_offset_min: 0,
         validity_default_ms: 500_000,
         validity_max_ms: 500_000,
+        schedule_max_ms: 86_400_000,
         receipt_timeout_ms: 900_000,
         receipt_keep_ms: 1 << 40,
         join_timeout_ms: 60_000,
@@ -327,6 +328,7 @@ impl World {
                 },
                 national: false,
                 segments: Some(1),
+                due_ms: Ok(None),
                 expires_ms: Ok(short.then(|| now() + 30_000)),
             };
             if let Ok(admitted) = admit(&self.gateway, &policy, &account, &submission, now()) {

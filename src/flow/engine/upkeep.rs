@@ -46,7 +46,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn upkeep(&mut self, now: u64) -> Result<(), StoreError> {
         self.rules_tick(now);
         self.expire(now);
-        self.wake_due(now);
+        self.awaken_near(now)?;
         self.sweep(now)?;
         self.book.shrink();
         self.expire_parked(now);

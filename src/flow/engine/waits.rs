@@ -11,7 +11,7 @@ use crate::flow::ingress::ControlError;
 use crate::flow::rules::{HeldView, RuleReply, opens};
 use crate::ids::{MessageKey, UpstreamId};
 use crate::metrics;
-use crate::store::{Mark, MarkKind, Store};
+use crate::store::{Mark, MarkKind, Store, StoreError};
 
 /// Messages whose time has come that are put into their lanes in one tick.
 const WAKE_MAX: usize = 5_000;
@@ -48,13 +48,23 @@ impl<S: Store> Engine<S> {
     }
 
     /// Puts messages whose time has come into their lanes. Nothing is written: a restart sees by the clock that it is over.
-    pub(super) fn wake_due(&mut self, now: u64) {
+    pub(super) fn wake_due(&mut self, now: u64) -> Result<(), StoreError> {
+        if self.waiting.first().is_none_or(|(due, _)| *due > now) {
+            self.count_waiting();
+            return Ok(());
+        }
         let mut lanes: BTreeMap<UpstreamId, Vec<MessageKey>> = BTreeMap::new();
         let policy = self.gateway.policy.load_full();
+        let mut read = Ok(());
         for _ in 0..WAKE_MAX {
             let Some((due, key)) = self.waiting.first().copied().filter(|(due, _)| *due <= now) else {
                 break;
             };
+            // Nearly always it was read ahead.
+            read = self.awaken(&[key]);
+            if read.is_err() {
+                break;
+            }
             self.waiting.pop_first();
             // It may be over, or wait for another time by now.
             if self.book.waits(key) != Some(due) {
@@ -75,6 +85,11 @@ impl<S: Store> Engine<S> {
                 upstream.push_backlog(self.in_line(&keys));
             }
         }
+        self.count_waiting();
+        read
+    }
+
+    fn count_waiting(&self) {
         let live = &self.gateway.live;
         let held = self.held.len() as u64;
         live.held.store(held, std::sync::atomic::Ordering::Relaxed);
@@ -167,7 +182,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// The class of a message's sender, as its billing line has it.
-    fn class_of_line(&self, key: MessageKey) -> String {
+    pub(super) fn class_of_line(&self, key: MessageKey) -> String {
         let line = self.book.get(key).map_or(0, |o| o.line);
         let found = self.lines.iter().find(|(_, number)| **number == line);
         found.map_or_else(String::new, |(line, _)| line.class.clone())

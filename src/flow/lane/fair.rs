@@ -395,6 +395,19 @@ impl Fair {
         }
     }
 
+    /// Takes the key of a message in the store out of its flow.
+    pub fn remove_key(&mut self, at: u32, key: MessageKey) {
+        if let Some(flow) = self.flows.get_mut(at as usize)
+            && let Some(place) = flow.backlog.iter().position(|k| *k == key)
+        {
+            flow.backlog.remove(place);
+            self.keys -= 1;
+            if flow.queue.is_empty() && flow.backlog.is_empty() {
+                self.busy -= 1;
+            }
+        }
+    }
+
     /// Takes away what is in memory and `wanted`.
     pub fn withdraw(&mut self, wanted: impl Fn(&Outgoing) -> bool) -> Vec<Outgoing> {
         let mut found = Vec::new();

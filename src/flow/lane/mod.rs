@@ -270,6 +270,17 @@ impl Upstream {
         lock(&self.lane).gone += n;
     }
 
+    /// A message of the backlog waits for a time now, and no longer here.
+    pub(super) fn forget_key(&self, account: AccountId, level: u8, key: MessageKey) {
+        let mut lane = lock(&self.lane);
+        let flow = lane.fair.flow(account, level);
+        lane.fair.remove_key(flow, key);
+        // It may be among those that a search has looked at already.
+        if let Some(search) = &mut lane.search {
+            search.forget(key);
+        }
+    }
+
     /// Keys to be loaded, of flows that run low. Give what was read to [`Upstream::push_loaded`], or all of them back with
     /// [`Upstream::not_loaded`].
     pub(super) fn refill(&self, max: usize) -> Vec<MessageKey> {

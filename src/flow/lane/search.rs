@@ -34,7 +34,12 @@ impl Search {
         self.at.map(|(at, _)| at).filter(|_| !self.stay.is_empty())
     }
 
-    /// How many messages those are.
+    /// Forgets one of them.
+    pub fn forget(&mut self, key: MessageKey) {
+        self.stay.retain(|k| *k != key);
+    }
+
+    /// Their keys.
     pub fn stay(&self) -> &VecDeque<MessageKey> {
         &self.stay
     }

@@ -57,7 +57,7 @@ pub fn judge(
     account: &AccountState,
     spec: &Account,
     parts: &Parts<'_>,
-    now_ms: u64,
+    (now_ms, goes_ms): (u64, u64),
 ) -> Result<Judged, Reject> {
     let rules = &policy.rules;
     let rewritten = rewritten(rules, &spec.name, parts.source);
@@ -89,7 +89,7 @@ pub fn judge(
             .watch(rules, account.id, &spec.name, words_of(parts), now_ms);
     }
     if let Some(rule) = rules.of_class(class, way.operator) {
-        let opens = rule.hours.and_then(|h| h.opens(now_ms));
+        let opens = rule.hours.and_then(|h| h.opens(goes_ms));
         if opens.is_some() && rule.outside == Outside::Reject {
             return Err(Reject::Window);
         }
