@@ -360,7 +360,7 @@ fn overload(seconds: u64) {
     let most = own_kib(pid);
     let out = sending.wait_with_output().unwrap();
     let report: Value = serde_json::from_slice(&out.stdout).unwrap();
-    let accepted = number(&report["accepted"]) / seconds as f64;
+    let accepted = number(&report["accepted"]) / number(&report["seconds"]);
     println!(
         "peak {peak:.0} /s; asked for ten times that: {accepted:.0} /s accepted ({:.2} of it), refused {}",
         accepted / peak,
@@ -399,7 +399,9 @@ fn tls(seconds: u64) {
                 "--duration-s",
                 &seconds.to_string(),
             ];
-            plain.push(number(&world.load(&shape)["per_second"]));
+            let report = world.load(&shape);
+            assert_eq!(report["exactly_once"], true, "{report}");
+            plain.push(number(&report["per_second"]));
             let more = [&shape[..], &["--tls-ca", ca]].concat();
             let out = world.loading_at(port, &more).wait_with_output().unwrap();
             let report: Value = serde_json::from_slice(&out.stdout).unwrap();

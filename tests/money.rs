@@ -142,6 +142,7 @@ fn operator_prefix_class_and_time_decide_the_price() {
                 ..config::Range::default()
             })
             .into();
+        c.numbering.mobile_only = false;
         c.sender = vec![config::Sender {
             id: "DEALS".into(),
             class: "promotional".into(),
@@ -1032,7 +1033,7 @@ fn a_store_of_the_release_before_is_brought_up_with_its_open_holds() {
          ALTER TABLE account DROP COLUMN currency; ALTER TABLE account DROP COLUMN low_balance;
          ALTER TABLE account DROP COLUMN quota_day; ALTER TABLE account DROP COLUMN quota_month;
          ALTER TABLE account DROP COLUMN allow_upstreams; ALTER TABLE account DROP COLUMN deny_upstreams;
-         ALTER TABLE account DROP COLUMN residency; DROP TABLE ported; DROP TABLE margin;
+         ALTER TABLE account DROP COLUMN residency;
          ALTER TABLE wallet DROP COLUMN frozen; ALTER TABLE ledger DROP COLUMN line; ALTER TABLE carried DROP COLUMN line;
          ALTER TABLE segment_total DROP COLUMN tax; ALTER TABLE accepted_{live} DROP COLUMN line;
          DROP TABLE sender; DROP TABLE suppression; DROP TABLE subject_key; DROP TABLE abuse_case;

@@ -9,7 +9,7 @@ use common::{Peer, Script, World, eventually, message, receipt, receipt_text, sc
 use smsconnect::config::{ChargeOn, Config};
 use smsconnect::session::response_to;
 use smsconnect::smpp::{
-    Address, CancelSm, CommandId, CommandStatus, EsmClass, Npi, QuerySm, QuerySmResp, ShortMessage, Ton,
+    self, Address, CancelSm, CommandId, CommandStatus, EsmClass, Npi, QuerySm, QuerySmResp, ShortMessage, Ton,
 };
 
 const ROK: CommandStatus = CommandStatus::ESME_ROK;
@@ -189,4 +189,47 @@ fn a_provisional_state_is_kept_and_told_once() {
     }
     resting(&world, 0);
     world.reconciles();
+}
+
+#[test]
+fn receipts_with_one_id_that_come_in_one_write_each_find_their_message() {
+    let (world, _script, mut smsc, mut p) = small(|_| {});
+    let ids: Vec<String> = (0..4).map(|n| sent(&mut p, &mut smsc, n, "77")).collect();
+    resting(&world, 3);
+    let mut out = Vec::new();
+    for n in [2, 0, 3, 1] {
+        let (text, from) = (receipt_text("77", "DELIVRD", "000"), number(n));
+        let mut sm = receipt(&text);
+        sm.source.addr = from.as_bytes();
+        smsc.sequence += 1;
+        smpp::put_short_message(&mut out, CommandId::DELIVER_SM, smsc.sequence, &sm);
+    }
+    smsc.raw(&out);
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        let got = p.delivery();
+        told.push(got.text()[3..].split(' ').next().unwrap().to_string());
+        p.answer(&got, ROK);
+    }
+    told.sort();
+    assert_eq!(told, ids);
+    assert_eq!(world.stat("unmatched_receipts"), 0);
+    world.reconciles();
+}
+
+#[test]
+fn a_receipt_with_a_short_spelling_of_the_number_finds_its_message() {
+    let (world, _script, mut smsc, mut p) = small(|_| {});
+    let ids: Vec<String> = (0..2)
+        .map(|n| sent(&mut p, &mut smsc, n, &format!("{n}8")))
+        .collect();
+    resting(&world, 1);
+    for (n, id) in ids.iter().enumerate() {
+        let (text, whole) = (receipt_text(&format!("{n}8"), "DELIVRD", "000"), number(n));
+        let mut sm = receipt(&text);
+        sm.source.addr = &whole.as_bytes()[5..];
+        smsc.deliver(&sm);
+        assert!(p.delivery().text().starts_with(&format!("id:{id} ")));
+    }
+    assert_eq!(world.stat("unmatched_receipts"), 0);
 }

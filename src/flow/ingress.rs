@@ -469,7 +469,7 @@ impl Inputs {
     /// The next for a turn that has gathered `rows` of at most `max`. What ends messages goes before what begins them, so that
     /// customers with many binds cannot open more than is ended; of each turn the others have a quarter.
     pub(super) fn next(&mut self, rows: usize, max: usize) -> Option<Input> {
-        if rows < max / 4 * 3 || self.others.is_empty() {
+        if rows < (max * 3).div_ceil(4) || self.others.is_empty() {
             self.links.pop_front().or_else(|| self.others.pop_front())
         } else {
             self.others.pop_front()

@@ -5,7 +5,8 @@ use crate::domain::reject::Reject;
 
 /// Refusals in one second after which a session is read more slowly.
 const REFUSALS: u32 = 500;
-/// How long reading pauses at most, ms: enquire_link is still answered well within a second.
+/// How long reading pauses at most, ms. Other sessions notice nothing; what this one asks beside its submits is answered when what
+/// stands before it in its socket has been read.
 const PAUSE_MS: u64 = 200;
 
 /// Counts the refusals of one session that a sender could have avoided by waiting.

@@ -82,11 +82,16 @@ impl Logic {
             }),
         };
         if let Err(fault) = done {
-            if let Fault::Reason(reason) = fault {
-                self.brake.refused(reason, now);
-            }
+            self.brake(&fault, now);
             let status = self.status_of(fault);
             smpp::put_header_only(out, response_to(header.command_id), status, sequence);
+        }
+    }
+
+    /// A refusal that a sender could have avoided by waiting slows its session down.
+    fn brake(&mut self, fault: &Fault, now: u64) {
+        if let Fault::Reason(reason) = fault {
+            self.brake.refused(*reason, now);
         }
     }
 
@@ -179,6 +184,7 @@ impl Logic {
         let multi = match self.may().and_then(|()| Ok(SubmitMulti::decode(body)?)) {
             Ok(multi) => multi,
             Err(fault) => {
+                self.brake(&fault, now);
                 let status = self.status_of(fault);
                 return smpp::put_header_only(out, CommandId::SUBMIT_MULTI_RESP, status, sequence);
             }
@@ -200,12 +206,15 @@ impl Logic {
             };
             match done {
                 Ok(()) => taken = taken.saturating_add(1),
-                Err(fault) => not_taken.push(NotTaken {
-                    ton: address.ton.0,
-                    npi: address.npi.0,
-                    address: address.addr.into(),
-                    status: self.status_of(fault),
-                }),
+                Err(fault) => {
+                    self.brake(&fault, now);
+                    not_taken.push(NotTaken {
+                        ton: address.ton.0,
+                        npi: address.npi.0,
+                        address: address.addr.into(),
+                        status: self.status_of(fault),
+                    });
+                }
             }
         }
         if taken == 0 {

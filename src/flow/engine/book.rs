@@ -141,6 +141,8 @@ pub struct Book {
     pub correlation: Correlation,
     /// Open messages of which the receipt alone is awaited.
     pub(super) rests: Rests,
+    /// Messages whose SMSC id has been given to a newer one. At rest they are told apart by their numbers.
+    shadowed: Vec<MessageKey>,
     terms: HashMap<u32, Terms, foldhash::fast::FixedState>,
     /// Until when messages wait that must not go yet: few, so that the others do not pay for them.
     waits: HashMap<u64, u64, foldhash::fast::FixedState>,
@@ -168,6 +170,16 @@ impl Book {
     #[must_use]
     pub fn hot(&self) -> usize {
         self.open.len()
+    }
+
+    /// Those whose id a newer one has rest, if they can: the SMSC has started its ids over. Not while more may be told of them by the
+    /// journal.
+    pub(super) fn rest_shadowed(&mut self) {
+        while let Some(old) = self.shadowed.pop() {
+            if let Some(entry) = self.at_rest(old) {
+                self.rest(old, entry);
+            }
+        }
     }
 
     /// How many do.
@@ -414,6 +426,7 @@ impl Book {
 
     /// The upstream took it, or a part of it.
     pub fn sent(&mut self, e: &Sent) -> Effect {
+        self.woken(e.key);
         let Some(o) = self.open.get_mut(&e.key.0) else {
             return Effect::default();
         };
@@ -443,7 +456,9 @@ impl Book {
             o.correlation = 0;
             o.led = true;
         } else {
-            o.correlation = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
+            let (handle, before) = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
+            o.correlation = handle;
+            self.shadowed.extend(before);
         }
         if o.captured == o.price || o.charge_on != ChargeOn::Submitted {
             return Effect::default();
@@ -465,7 +480,9 @@ impl Book {
         if old != 0 {
             self.correlation.remove(old, e.key);
         }
-        part.correlation = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
+        let (handle, before) = self.correlation.insert(e.upstream, &e.smsc_id, e.key);
+        part.correlation = handle;
+        self.shadowed.extend(before);
         part.state = PartState::Sent;
         o.last = o.last.max(e.pos);
         // Another part may be in the air at another upstream: after a crash it is that one's policy which decides.
@@ -483,6 +500,10 @@ impl Book {
 
     /// A step that is neither.
     pub fn mark(&mut self, e: &Mark) {
+        // Whatever else is told of a message, it has left where it waited; live, nothing else is written of that.
+        if e.kind != MarkKind::Waits && e.kind != MarkKind::Replaced {
+            self.woken(e.key);
+        }
         let Some(o) = self.open.get_mut(&e.key.0) else {
             return;
         };

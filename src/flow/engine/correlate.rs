@@ -27,13 +27,20 @@ pub struct Correlation {
 const RECENT: usize = 200_000;
 
 impl Correlation {
-    /// Notes that `upstream` knows `key` as `smsc_id`; the newest wins. The entry's handle, 0 for an empty id.
-    pub fn insert(&mut self, upstream: UpstreamId, smsc_id: &[u8], key: MessageKey) -> u64 {
+    /// Notes that `upstream` knows `key` as `smsc_id`; the newest wins. The entry's handle, 0 for an empty id, and the message that
+    /// was noted under it before.
+    pub fn insert(
+        &mut self,
+        upstream: UpstreamId,
+        smsc_id: &[u8],
+        key: MessageKey,
+    ) -> (u64, Option<MessageKey>) {
         let handle = self.noted_as(upstream, smsc_id);
-        if handle != 0 {
-            self.map.insert(handle, key.0);
+        if handle == 0 {
+            return (0, None);
         }
-        handle
+        let before = self.map.insert(handle, key.0);
+        (handle, before.map(MessageKey).filter(|before| *before != key))
     }
 
     /// Gives back what a flood has left behind.
@@ -112,9 +119,17 @@ impl Correlation {
             .is_some_and(|(_, dest)| number.is_empty() || *dest == self.number(number))
     }
 
-    /// A number without its spelling: what [`crate::domain::address::same_number`] compares.
+    /// A hash that any two numbers share which [`crate::domain::address::same_number`] takes for one: of their last six digits.
     #[must_use]
-    pub fn number(&self, digits: &[u8]) -> u64 {
+    pub fn tail(&self, digits: &[u8]) -> u16 {
+        let mut tail = [0u8; 6];
+        let digits = digits.iter().rev().filter(|c| c.is_ascii_digit());
+        tail.iter_mut().zip(digits).for_each(|(to, from)| *to = *from);
+        self.hasher.hash_one(tail) as u16
+    }
+
+    /// A number without its spelling: what [`crate::domain::address::same_number`] compares.
+    fn number(&self, digits: &[u8]) -> u64 {
         let mut tail = [0u8; 9];
         let digits = digits.iter().rev().filter(|c| c.is_ascii_digit()).take(9);
         tail.iter_mut().zip(digits).for_each(|(to, from)| *to = *from);
@@ -184,19 +199,19 @@ mod tests {
     #[test]
     fn upstreams_do_not_mix_and_the_newest_wins() {
         let mut c = Correlation::default();
-        let h = c.insert(UP, b"5", MessageKey(1));
+        let (h, _) = c.insert(UP, b"5", MessageKey(1));
         let other = c.read_as(UpstreamId(4), b"5", IdForm::Same).unwrap();
         assert!(c.get(other).is_none());
-        c.insert(UP, b"5", MessageKey(2));
+        assert_eq!(c.insert(UP, b"5", MessageKey(2)).1, Some(MessageKey(1)));
         c.remove(h, MessageKey(1));
         assert_eq!(c.get(h), Some(MessageKey(2)));
-        assert_eq!(c.insert(UP, b"", MessageKey(3)), 0);
+        assert_eq!(c.insert(UP, b"", MessageKey(3)), (0, None));
     }
 
     #[test]
     fn ended_ids_are_remembered_with_their_number() {
         let mut c = Correlation::default();
-        let h = c.insert(UP, b"5", MessageKey(1));
+        let (h, _) = c.insert(UP, b"5", MessageKey(1));
         c.remove(h, MessageKey(1));
         c.remember(h, b"254712345678");
         assert!(c.ended(h, b"") && c.ended(h, b"0712345678"));

@@ -365,15 +365,31 @@ impl<S: Store> Engine<S> {
         let idle = self.inputs.is_empty();
         self.cancel_slice(now)?;
         let most = gateway.limits.batch_rows_max;
-        while let Some(input) = self.inputs.next(self.batch.rows(), most) {
+        let (mut other, mut busy) = (false, None);
+        loop {
+            let input = if self.batch.rows() < most {
+                self.inputs.next(self.batch.rows(), most)
+            } else if other {
+                None
+            } else {
+                // However much one upstream has said, somebody else has a turn.
+                self.inputs.others.pop_front()
+            };
+            let Some(input) = input else { break };
+            other |= !matches!(input, Input::Upstream { .. });
             if let Err(error) = self.wake_for(&input) {
                 // Nothing of it is done: it comes again.
                 self.inputs.back(input);
-                return Err(error);
-            }
-            self.input(input, now)?;
-            if self.batch.rows() >= most {
+                busy = Some(error);
                 break;
+            }
+            match self.input(input, now) {
+                Ok(()) => {}
+                Err(error @ (StoreError::Full(_) | StoreError::Retry(_))) => {
+                    busy = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
         self.wake_due(now)?;
@@ -383,7 +399,7 @@ impl<S: Store> Engine<S> {
         }
         self.flush_outboxes(now, false);
         self.commit()?;
-        if let Some(error) = self.failed.take() {
+        if let Some(error) = self.failed.take().or(busy) {
             return Err(error);
         }
         self.rest(now, 2 * self.rate.last_batch + RESTS);
@@ -460,7 +476,7 @@ impl<S: Store> Engine<S> {
                 upstream,
                 events,
                 reply,
-            } => self.upstream(upstream, events, reply, now),
+            } => return self.upstream(upstream, events, reply, now),
             Input::Operation(asked) => return self.operate(*asked, now),
             Input::Control(op, reply) => self.control(op, reply, now),
         }

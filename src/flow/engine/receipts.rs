@@ -47,7 +47,7 @@ impl<S: Store> Engine<S> {
     /// The open message that an upstream means by `smsc_id`, and how the id had to be read. One of the receipt's addresses must
     /// agree with its destination, unless it has none: SMSCs start their ids over. Some put the number into the receipt's
     /// destination instead of its source.
-    fn find(
+    pub(super) fn find(
         &self,
         upstream: UpstreamId,
         smsc_id: &[u8],

@@ -193,12 +193,11 @@ impl<S: Store> Engine<S> {
         self.gateway.set_accounts(accounts);
         let now = (self.options.now_ms)();
         let parked = found.parked.clone();
+        self.book.rest_shadowed();
         self.rest(now, self.book.hot());
-        self.wake(
-            parked
-                .iter()
-                .map(|p| (p.upstream, &*p.smsc_id, [&*p.number, &[][..]])),
-        )?;
+        for row in &parked {
+            self.wake(row.upstream, &row.smsc_id, [&row.number, &[]])?;
+        }
         for row in found.parked {
             self.keep_parked(row);
         }

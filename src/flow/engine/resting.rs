@@ -11,7 +11,7 @@ use super::book::{Book, Phase};
 use super::upkeep::SWEEP_MS;
 use crate::domain::outcome::{ChargeOn, Final};
 use crate::flow::habits::IdForm;
-use crate::flow::ingress::{Input, UpEvent};
+use crate::flow::ingress::{Input, UpEvent, UpReceipt};
 use crate::ids::{MessageKey, UpstreamId};
 use crate::money::Money;
 use crate::store::{Accepted, Store, StoreError};
@@ -24,7 +24,7 @@ pub(super) struct Resting {
     key: u64,
     /// Sent or provisionally received, s since the epoch, rounded up.
     step_s: u32,
-    /// Hash of the number it went to.
+    /// Hash of the last digits of the number it went to.
     number: u16,
     upstream: UpstreamId,
     /// Minutes until waiting ends, for one whose tariff says so; otherwise [`AS_ALL`].
@@ -156,7 +156,7 @@ impl Book {
             handle: open.correlation,
             key: key.0,
             step_s: u32::try_from(open.step_ms.max(open.at_ms).div_ceil(1_000)).ok()?,
-            number: self.correlation.number(open.stub.parts().dest) as u16,
+            number: self.correlation.tail(open.stub.parts().dest),
             upstream: open.upstream,
             wait_min: wait.map_or(AS_ALL, |ms| {
                 u16::try_from(ms / 60_000).unwrap_or(AS_ALL).min(AS_ALL - 1)
@@ -195,39 +195,69 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Reads those messages back that an input brings receipts of.
+    /// Reads those messages back that an input brings receipts of, or asks something of. Where two messages have one SMSC id it is
+    /// left to [`Engine::wake`], receipt by receipt.
     pub(super) fn wake_for(&mut self, input: &Input) -> Result<(), StoreError> {
         let Input::Upstream { upstream, events, .. } = input else {
             return self.awaken_for(input);
         };
-        self.wake(events.iter().filter_map(|event| match event {
-            UpEvent::Receipt(_, r) => Some((*upstream, &*r.smsc_id, [&*r.number, &*r.other])),
-            _ => None,
-        }))
-    }
-
-    /// Reads those messages back whose receipts these may be: ids as SMSCs write them, with the addresses they name.
-    pub(super) fn wake<'a>(
-        &mut self,
-        receipts: impl Iterator<Item = (UpstreamId, &'a [u8], [&'a [u8]; 2])>,
-    ) -> Result<(), StoreError> {
         if self.book.rests.len() == 0 {
             return Ok(());
         }
-        let correlation = &self.book.correlation;
         let mut found = Vec::new();
-        for (upstream, smsc_id, numbers) in receipts {
-            let any = numbers.iter().all(|n| n.is_empty());
-            let numbers = numbers.map(|n| correlation.number(n) as u16);
-            let handles = IdForm::ALL
-                .into_iter()
-                .filter_map(|form| correlation.read_as(upstream, smsc_id, form));
-            for handle in handles {
-                let agrees = |e: &Resting| any || numbers.contains(&e.number);
-                found.extend(self.book.rests.newest(handle, agrees));
+        for event in events {
+            if let UpEvent::Receipt(_, r) = event {
+                self.named(*upstream, &r.smsc_id, [&r.number, &r.other], &mut found);
             }
         }
+        found.sort_unstable_by_key(|e| (e.handle, e.key));
+        found.dedup();
+        let alone =
+            |e: &Resting, others: &[Resting]| others.iter().filter(|o| o.handle == e.handle).count() == 1;
+        let clear: Vec<Resting> = found
+            .chunk_by(|a, b| a.handle == b.handle)
+            .filter_map(|same| same.first().filter(|e| alone(e, same)).copied())
+            .filter(|e| self.book.correlation.get(e.handle).is_none())
+            .collect();
+        self.wake_these(clear)
+    }
+
+    /// Reads the message back that a receipt means, if it rests. Another with the same SMSC id rests instead.
+    pub(super) fn wake(
+        &mut self,
+        upstream: UpstreamId,
+        smsc_id: &[u8],
+        numbers: [&[u8]; 2],
+    ) -> Result<(), StoreError> {
+        let mut found = Vec::new();
+        if self.book.rests.len() > 0 {
+            self.named(upstream, smsc_id, numbers, &mut found);
+        }
+        found.truncate(1);
         self.wake_these(found)
+    }
+
+    /// Reads the message back that a receipt means, if no other is what it means.
+    pub(super) fn wake_unseen(&mut self, upstream: UpstreamId, r: &UpReceipt) -> Result<(), StoreError> {
+        let numbers: [&[u8]; 2] = [&r.number, &r.other];
+        if self.book.rests.len() == 0 || self.find(upstream, &r.smsc_id, numbers).is_some() {
+            return Ok(());
+        }
+        self.wake(upstream, &r.smsc_id, numbers)
+    }
+
+    /// Those at rest that `smsc_id` may mean, in the order in which ids are read.
+    fn named(&self, upstream: UpstreamId, smsc_id: &[u8], numbers: [&[u8]; 2], found: &mut Vec<Resting>) {
+        let correlation = &self.book.correlation;
+        let any = numbers.iter().all(|n| n.is_empty());
+        let tails = numbers.map(|n| correlation.tail(n));
+        let handles = IdForm::ALL
+            .into_iter()
+            .filter_map(|form| correlation.read_as(upstream, smsc_id, form));
+        for handle in handles {
+            let agrees = |e: &Resting| any || tails.contains(&e.number);
+            found.extend(self.book.rests.newest(handle, agrees));
+        }
     }
 
     /// Messages at rest whose waiting ends soon become what they were, so that the deadline finds them.

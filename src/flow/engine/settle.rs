@@ -12,13 +12,15 @@ use crate::domain::account::Receipts;
 use crate::domain::message::{Message, Piece};
 use crate::domain::outcome::Final;
 use crate::flow::account::AccountState;
-use crate::flow::ingress::{Admitted, Mailbox, ToCustomer, ToUpstream, UpEvent};
+use crate::flow::ingress::{Admitted, Input, Mailbox, ToCustomer, ToUpstream, UpEvent};
 use crate::flow::lane::Outgoing;
 use crate::flow::outbox::{OutItem, Payload};
 use crate::flow::policy::Policy;
 use crate::flow::routing::Ask;
 use crate::ids::{AccountId, MessageKey, UpstreamId};
-use crate::store::{Accepted, BillingLine, Finished, Mark, MarkKind, Sent, Store, TariffVersion, flags};
+use crate::store::{
+    Accepted, BillingLine, Finished, Mark, MarkKind, Sent, Store, StoreError, TariffVersion, flags,
+};
 
 impl<S: Store> Engine<S> {
     pub(super) fn submits(
@@ -139,9 +141,11 @@ impl<S: Store> Engine<S> {
         events: Vec<UpEvent>,
         reply: Arc<Mailbox<ToUpstream>>,
         now: u64,
-    ) {
+    ) -> Result<(), StoreError> {
         let mut answers = Vec::new();
-        for event in events {
+        let mut events = events.into_iter();
+        let mut done = Ok(());
+        while let Some(event) = events.next() {
             match event {
                 // Of one of two copies, the other of which the SMSC has taken: its receipt decides.
                 UpEvent::Failed { key, piece, .. }
@@ -174,6 +178,19 @@ impl<S: Store> Engine<S> {
                     answers.push(ToUpstream::Write(message));
                 }
                 UpEvent::Receipt(sequence, receipt) => {
+                    if let Err(error) = self.wake_unseen(upstream, &receipt) {
+                        // It and what is behind it come again.
+                        let events = std::iter::once(UpEvent::Receipt(sequence, receipt))
+                            .chain(events)
+                            .collect();
+                        self.inputs.back(Input::Upstream {
+                            upstream,
+                            events,
+                            reply: Arc::clone(&reply),
+                        });
+                        done = Err(error);
+                        break;
+                    }
                     self.receipt(upstream, receipt, now);
                     answers.push(ToUpstream::Committed(sequence));
                 }
@@ -188,6 +205,7 @@ impl<S: Store> Engine<S> {
         if !answers.is_empty() {
             self.pending.answers.push((reply, answers));
         }
+        done
     }
 
     /// To every receiving session of the account that the address belongs to. Nothing is kept: the PDU has no response, so
@@ -214,6 +232,7 @@ impl<S: Store> Engine<S> {
             return;
         };
         let effect = self.book.sent(&row);
+        self.book.rest_shadowed();
         self.effect(account, line, Why::Earned, effect);
         self.gateway.totals.sent.fetch_add(1, Ordering::Relaxed);
         let id = row.smsc_id.clone();

@@ -219,7 +219,7 @@ fn awaits_receipt(steps: &mut [Step]) -> Option<&Sent> {
     match steps.split_last()? {
         (Step::Sent(sent), before) if sent.piece == Piece::WHOLE => before
             .iter()
-            .all(|s| matches!(s, Step::Mark(m) if matches!(m.kind, MarkKind::Sending | MarkKind::Requeued | MarkKind::Replaced) && m.piece == Piece::WHOLE))
+            .all(|s| matches!(s, Step::Mark(m) if matches!(m.kind, MarkKind::Sending | MarkKind::Requeued | MarkKind::Replaced | MarkKind::Waits) && m.piece == Piece::WHOLE))
             .then_some(sent),
         _ => None,
     }

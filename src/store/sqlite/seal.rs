@@ -126,7 +126,13 @@ pub(super) fn maintain(store: &mut SqliteStore, _fence: Fence, now_ms: u64) -> R
             if !store.conn.is_autocommit() {
                 let _closed = store.conn.execute_batch("ROLLBACK");
             }
-            store.sealing = Some(job);
+            // What it had gathered may be more than what was written: it begins anew, and writes what is there once more.
+            job.ends.clear();
+            job.ids.clear();
+            store.scratch = Scratch {
+                ends: job.ends,
+                ids: job.ids,
+            };
             match e {
                 // No room to seal: the journal stays as it is, which is whole in itself.
                 StoreError::Full(_) | StoreError::Retry(_) => Ok(Progress::Idle),
