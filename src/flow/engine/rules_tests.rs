@@ -979,3 +979,38 @@ fn through_any_order_of_steps_holds_are_those_of_open_messages() {
         assert_eq!(accepted, ended, "seed {seed}");
     }
 }
+
+#[test]
+fn what_has_waited_and_was_sent_is_not_sent_again_after_a_restart() {
+    let mut rules = opting_out();
+    rules.classes = vec![by_day()];
+    let mut world = World::new(rules);
+    let key = world.submit(1, "DEALS", NUMBER, "one").unwrap();
+    world.at(SIX + 2 * HOUR);
+    assert_eq!(world.sent().iter().map(|m| m.key).collect::<Vec<_>>(), [key]);
+    world.report(vec![UpEvent::Sent {
+        key,
+        piece: Piece::WHOLE,
+        smsc_id: b"X1".as_slice().into(),
+    }]);
+    // Its subscriber opts out afterwards: that is too late for this one.
+    world.inbound(NUMBER, "STOP");
+    let answers = world.sent().len();
+    for ms in [SIX + 2 * HOUR + 1_000, SIX + 2 * HOUR + 5_000] {
+        NOW.set(ms);
+        world.start().unwrap();
+        let again = world.sent().iter().filter(|m| m.key == key).count();
+        assert_eq!((again, world.state(key)), (0, Some("sent")), "{answers} answers");
+    }
+    world.report(vec![UpEvent::Receipt(
+        1,
+        UpReceipt {
+            smsc_id: b"X1".as_slice().into(),
+            number: NUMBER.into(),
+            other: Box::default(),
+            state: 2,
+            err: 0,
+        },
+    )]);
+    assert_eq!(world.state(key), None, "its receipt ends it");
+}
