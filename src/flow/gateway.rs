@@ -266,7 +266,7 @@ impl Gateway {
             .refused(reason.map_or(Reject::ALL.len(), |r| r as usize));
     }
 
-    /// A message of ours that waits for its commit, as [`super::admit`] notes those of customers.
+    /// A message of ours that waits for its commit, as [`super::admit()`] notes those of customers.
     pub(super) fn awaits_commit(&self, octets: usize) {
         self.in_commit.fetch_add(1, Ordering::Relaxed);
         self.in_commit_octets.fetch_add(octets as u64, Ordering::Relaxed);

@@ -1,5 +1,5 @@
 //! Message policy: who may send as whom, to whom, when and what. [`Rules`] is what the config says, swapped whole; [`Live`] is
-//! what people, subscribers and traffic add to it while it runs. [`judge`] is asked by admission, and explains itself.
+//! what people, subscribers and traffic add to it while it runs. [`judge()`] is asked by admission, and explains itself.
 
 mod change;
 mod judge;
